@@ -1,0 +1,35 @@
+# make train        install, train on the built-in data set, show scores and pictures (3 minutes)
+# make test         install, run all tests but the slow ones
+# make test-all     the slow ones too
+# make install      only install, into .venv
+# make PYTHON=python3.12 ...   with another interpreter (3.11 or later)
+
+PYTHON ?= python3
+VENV = .venv
+BIN = $(VENV)/bin
+
+.PHONY: train test test-all install clean
+
+train: install
+	$(BIN)/python main.py @recipes/shapes.txt --overwrite
+
+test: install
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: install
+	$(BIN)/python -m pytest
+
+install: $(VENV)/.installed
+
+# Visdom's source package can't be built with setuptools from 81 on, and no file pip reads can say
+# so for both old and new pip: so it is built here, with an older setuptools already in place.
+$(VENV)/.installed: requirements.txt requirements-test.txt requirements-visdom.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -r requirements.txt -r requirements-test.txt
+	$(BIN)/python -m pip install 'setuptools>=77.0.3,<81'
+	$(BIN)/python -m pip install --no-build-isolation -r requirements-visdom.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV)
