@@ -1,0 +1,207 @@
+"""DeepLabV3 (Chen et al. 2017, arXiv:1706.05587) and DeepLabV3+ (2018, arXiv:1802.02611).
+
+ASPP looks at the last map through several dilations at once, and at its mean. V3 classifies that;
+V3+ first upsamples it to stride 4 and lets the early, sharp features correct its borders.
+
+    out (Cout,h,w) --+-- 1x1 -----------------.
+                     +-- 3x3, rate r1 --------+
+                     +-- 3x3, rate r2 --------+-- concat (1280,h,w) -- 1x1, dropout (256,h,w) = A
+                     +-- 3x3, rate r3 --------+
+                     '-- mean, 1x1, spread ---'         every convolution with BN and ReLU
+
+    V3:   A -- 3x3 (256,h,w) -- 1x1 (classes,h,w)
+    V3+:  low_level (Cl,H/4,W/4) -- 1x1 (48,H/4,W/4) --.
+          A -- upsample (256,H/4,W/4) -----------------+-- 3x3 (256,...) -- 1x1 (classes,H/4,W/4)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .utils import SimpleSegmentationModel
+
+CHANNELS = 256
+LOW_LEVEL_CHANNELS = 48
+
+
+class DeepLabV3(SimpleSegmentationModel):
+    """A backbone with one of the two heads."""
+
+
+def conv_bn_relu(
+    in_channels: int, out_channels: int, *, kernel_size: int = 1, dilation: int = 1
+) -> list[nn.Module]:
+    """Convolution without bias that keeps the size, BatchNorm, ReLU."""
+    return [
+        nn.Conv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            padding=dilation * (kernel_size // 2),
+            dilation=dilation,
+            bias=False,
+        ),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    ]
+
+
+class ASPPPooling(nn.Sequential):
+    """The map's mean, as a map of the same size."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(nn.AdaptiveAvgPool2d(1), *conv_bn_relu(in_channels, out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        for layer in self:
+            x = layer(x)
+        return x.expand(-1, -1, height, width)
+
+
+class ASPP(nn.Module):
+    """Atrous spatial pyramid pooling: (N,C,h,w) -> (N,256,h,w)."""
+
+    def __init__(self, in_channels: int, atrous_rates: Sequence[int]) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(
+            [
+                nn.Sequential(*conv_bn_relu(in_channels, CHANNELS)),
+                *[
+                    nn.Sequential(
+                        *conv_bn_relu(in_channels, CHANNELS, kernel_size=3, dilation=rate)
+                    )
+                    for rate in atrous_rates
+                ],
+                ASPPPooling(in_channels, CHANNELS),
+            ]
+        )
+        self.project = nn.Sequential(
+            *conv_bn_relu(len(self.convs) * CHANNELS, CHANNELS), nn.Dropout(0.1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.project(torch.cat([branch(x) for branch in self.convs], dim=1))
+
+
+class DeepLabHead(nn.Module):
+    """DeepLabV3: takes ``out``, gives logits of its size. ``low_level_channels`` is not used."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        low_level_channels: int,
+        *,
+        num_classes: int,
+        atrous_rates: Sequence[int],
+    ) -> None:
+        super().__init__()
+        self.classifier = nn.Sequential(
+            ASPP(in_channels, atrous_rates),
+            *conv_bn_relu(CHANNELS, CHANNELS, kernel_size=3),
+            nn.Conv2d(CHANNELS, num_classes, 1),
+        )
+        init_head(self)
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        return self.classifier(features["out"])
+
+
+class DeepLabHeadV3Plus(nn.Module):
+    """DeepLabV3+: takes ``out`` and ``low_level``, gives logits of ``low_level``'s size."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        low_level_channels: int,
+        *,
+        num_classes: int,
+        atrous_rates: Sequence[int],
+    ) -> None:
+        super().__init__()
+        self.project = nn.Sequential(*conv_bn_relu(low_level_channels, LOW_LEVEL_CHANNELS))
+        self.aspp = ASPP(in_channels, atrous_rates)
+        self.classifier = nn.Sequential(
+            *conv_bn_relu(CHANNELS + LOW_LEVEL_CHANNELS, CHANNELS, kernel_size=3),
+            nn.Conv2d(CHANNELS, num_classes, 1),
+        )
+        init_head(self)
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        low_level = self.project(features["low_level"])
+        x = F.interpolate(
+            self.aspp(features["out"]),
+            size=low_level.shape[-2:],
+            mode="bilinear",
+            align_corners=False,
+        )
+        return self.classifier(torch.cat([low_level, x], dim=1))
+
+
+def init_head(module: nn.Module) -> None:
+    """He initialisation of convolution weights, 1 and 0 of BatchNorm; biases stay as they are."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight)
+        elif isinstance(layer, nn.BatchNorm2d):
+            nn.init.ones_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+
+class AtrousSeparableConvolution(nn.Module):
+    """Depthwise convolution, then 1x1 (children ``body.0`` and ``body.1``)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...],
+        *,
+        stride: int | tuple[int, ...] = 1,
+        padding: int | str | tuple[int, ...] = 0,
+        dilation: int | tuple[int, ...] = 1,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(
+                in_channels,
+                in_channels,
+                kernel_size,
+                stride=stride,
+                padding=padding,
+                dilation=dilation,
+                groups=in_channels,
+                bias=bias,
+            ),
+            nn.Conv2d(in_channels, out_channels, 1, bias=bias),
+        )
+        init_head(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+def convert_to_separable_conv(module: nn.Module) -> nn.Module:
+    """Replace each ungrouped convolution larger than 1x1 by a depthwise and a 1x1 one.
+
+    The children of ``module`` are replaced in place, with new weights; the module itself (another
+    one where it is such a convolution) is returned. Converting twice is converting once.
+    """
+    if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1 and module.groups == 1:
+        return AtrousSeparableConvolution(
+            module.in_channels,
+            module.out_channels,
+            module.kernel_size,
+            stride=module.stride,
+            padding=module.padding,
+            dilation=module.dilation,
+            bias=module.bias is not None,
+        ).to(device=module.weight.device, dtype=module.weight.dtype)
+    for name, child in module.named_children():
+        setattr(module, name, convert_to_separable_conv(child))
+    return module

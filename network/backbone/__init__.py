@@ -1,0 +1,95 @@
+"""All backbones by name: the one place where a family is registered."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from . import hrnetv2, mobilenetv2, resnet
+from .base import Backbone, FeatureInfo, Variant
+
+# A family is a module with NETWORK, its class, and VARIANTS, its table.
+FAMILIES = (
+    resnet,
+    mobilenetv2,
+    hrnetv2,
+)
+
+
+class Entry(NamedTuple):
+    """A network class and the numbers it is built with."""
+
+    network: type[Backbone]
+    variant: Variant
+
+
+BACKBONES: dict[str, Entry] = {
+    name: Entry(family.NETWORK, variant)
+    for family in FAMILIES
+    for name, variant in family.VARIANTS.items()
+}
+
+
+def default_output_stride(name: str) -> int:
+    """16, or what the backbone has where it has no choice."""
+    strides = BACKBONES[name].network.output_strides
+    return 16 if 16 in strides else strides[0]
+
+
+def resolve_output_stride(name: str, output_stride: int | None) -> int:
+    """The output stride to build with; None asks for the default.
+
+    A backbone with a single one gets that, and a warning where another was asked for; elsewhere
+    an impossible stride is a ValueError.
+    """
+    strides = BACKBONES[name].network.output_strides
+    if output_stride is None:
+        return default_output_stride(name)
+    if output_stride in strides:
+        return output_stride
+    if len(strides) == 1:
+        warnings.warn(
+            f"{name} always has output stride {strides[0]}: {output_stride} has no effect",
+            stacklevel=2,
+        )
+        return strides[0]
+    allowed = ", ".join(map(str, strides))
+    raise ValueError(f"output stride {output_stride} is not possible for {name}; use {allowed}")
+
+
+def create_backbone(
+    name: str,
+    *,
+    output_stride: int | None = None,
+    backbone_args: Mapping[str, object] | None = None,
+) -> Backbone:
+    """Build a backbone with random weights.
+
+    ``backbone_args`` are the family's own build arguments (``legacy_padding``, ``fuse_mode``);
+    an unknown one is a ValueError, as is an unknown name.
+    """
+    if name not in BACKBONES:
+        raise ValueError(f"unknown backbone {name!r}; there are {', '.join(BACKBONES)}")
+    network, variant = BACKBONES[name]
+    given = dict(backbone_args or {})
+    known = [key for key in inspect.signature(network).parameters][1:]
+    known.remove("output_stride")
+    for key in given:
+        if key not in known:
+            allowed = f"it takes {', '.join(known)}" if known else "it takes none"
+            raise ValueError(f"{name} has no build argument {key!r}; {allowed}")
+    return network(variant, output_stride=resolve_output_stride(name, output_stride), **given)
+
+
+__all__ = [
+    "BACKBONES",
+    "FAMILIES",
+    "Backbone",
+    "FeatureInfo",
+    "Variant",
+    "create_backbone",
+    "default_output_stride",
+    "resolve_output_stride",
+]

@@ -1,0 +1,147 @@
+"""The Backbone contract, and what three or more families share.
+
+A backbone is an ``nn.Sequential`` of named stages: calling its children in order is its forward.
+Whatever else a caller must know about it is stated as data, so nothing asks which family it is.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar, NamedTuple
+
+from torch import nn
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class FeatureInfo(NamedTuple):
+    """Where a feature map is taken, and what it looks like."""
+
+    name: str  # the child that gives it
+    channels: int
+    reduction: int  # image pixels per feature pixel, along one side
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One line of a family's table: the family adds its own numbers.
+
+    ``mean`` and ``std`` (RGB, of 0..1 values) are those the published weights expect.
+    """
+
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+
+class Backbone(nn.Sequential):
+    """Named stages, run in order; ``low_level`` and ``out`` say which outputs the heads take."""
+
+    output_strides: ClassVar[tuple[int, ...]] = (8, 16, 32)  # those it can be built with
+    renames: ClassVar[tuple[tuple[str, str], ...]] = ()  # of weight files: (regex, replacement)
+    classifier_keys: ClassVar[str] = r"fc\."  # regex: tensors of weight files not used here
+    # Build arguments under which it computes what VainF/DeepLabV3Plus-Pytorch's does.
+    predecessor_args: ClassVar[Mapping[str, object]] = MappingProxyType({})
+
+    def __init__(
+        self,
+        stages: Mapping[str, nn.Module],
+        *,
+        low_level: FeatureInfo,
+        out: FeatureInfo,
+        variant: Variant,
+    ) -> None:
+        super().__init__(OrderedDict(stages))
+        self.low_level = low_level
+        self.out = out
+        self.mean = variant.mean
+        self.std = variant.std
+        init_weights(self)
+
+
+class StagePlan(NamedTuple):
+    """Stride and dilations of one stage."""
+
+    stride: int  # of the layer that carries the stage's stride
+    first_dilation: int  # of that layer
+    dilation: int  # of every layer after it
+
+
+def plan_stages(strides: Sequence[int], *, stem_stride: int, output_stride: int) -> list[StagePlan]:
+    """Trade the strides beyond ``output_stride`` for dilation, keeping weights exactly valid.
+
+    The layer that loses its stride keeps the previous dilation: its taps are as far apart as
+    before. What follows sees a map that is ``stride`` times denser, so its taps move apart.
+    """
+    plans = []
+    reduction, dilation = stem_stride, 1
+    for stride in strides:
+        if reduction * stride > output_stride:
+            plans.append(StagePlan(1, dilation, dilation * stride))
+            dilation *= stride
+        else:
+            plans.append(StagePlan(stride, dilation, dilation))
+            reduction *= stride
+    return plans
+
+
+def conv(
+    in_channels: int,
+    out_channels: int,
+    *,
+    kernel_size: int,
+    stride: int = 1,
+    dilation: int = 1,
+    groups: int = 1,
+) -> nn.Conv2d:
+    """Convolution without bias, padded so that stride 1 keeps the size (odd kernels)."""
+    return nn.Conv2d(
+        in_channels,
+        out_channels,
+        kernel_size,
+        stride=stride,
+        padding=dilation * (kernel_size - 1) // 2,
+        dilation=dilation,
+        groups=groups,
+        bias=False,
+    )
+
+
+def conv_bn(
+    in_channels: int,
+    out_channels: int,
+    *,
+    kernel_size: int,
+    stride: int = 1,
+    dilation: int = 1,
+    groups: int = 1,
+    activation: type[nn.Module] | None = nn.ReLU,
+) -> nn.Sequential:
+    """Convolution, BatchNorm and, unless None, an activation: children 0, 1 and 2."""
+    layers: list[nn.Module] = [
+        conv(
+            in_channels,
+            out_channels,
+            kernel_size=kernel_size,
+            stride=stride,
+            dilation=dilation,
+            groups=groups,
+        ),
+        nn.BatchNorm2d(out_channels),
+    ]
+    if activation is not None:
+        layers.append(activation(inplace=True))
+    return nn.Sequential(*layers)
+
+
+def init_weights(module: nn.Module) -> None:
+    """He initialisation (fan out) of convolutions, 1 and 0 of BatchNorm."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(layer, nn.BatchNorm2d):
+            nn.init.ones_(layer.weight)
+            nn.init.zeros_(layer.bias)

@@ -1,0 +1,144 @@
+"""MobileNetV2 (Sandler et al. 2018, arXiv:1801.04381).
+
+A depthwise convolution costs little, but needs many channels to be worth much; so a block widens
+its input, filters each channel by itself, and narrows again. ReLU6 acts on the wide side only
+(a ReLU on few channels loses information), and the sum joins the narrow sides.
+
+    InvertedResidual, expansion t
+    x (Cin,H,W) -- 1x1, BN, ReLU6 (t*Cin,H,W) -- 3x3 depthwise, stride s, BN, ReLU6 (t*Cin,H/s,W/s)
+    |                 (absent at t = 1)                       |
+    |                                                  1x1, BN (Cout,H/s,W/s)
+    |                                                         |
+    '----------- where s = 1 and Cin = Cout: -----------------+--> (Cout,H/s,W/s)
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .base import Backbone, FeatureInfo, Variant, conv, conv_bn, plan_stages
+
+LOW_LEVEL_LENGTH = 4  # the stem and the blocks of the first two rows: up to stride 4
+
+
+class InvertedResidual(nn.Module):
+    """Expansion, depthwise 3x3, linear projection.
+
+    ``legacy_padding`` pads the input before the expansion instead of the depthwise convolution's
+    input: around the border that convolution then sees ReLU6(BN(0)) where others see 0.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        expansion: int,
+        stride: int,
+        dilation: int,
+        legacy_padding: bool,
+    ) -> None:
+        super().__init__()
+        width = in_channels * expansion
+        self.adds_input = stride == 1 and in_channels == out_channels
+        self.input_padding = dilation if legacy_padding else 0
+        depthwise = conv_bn(
+            width,
+            width,
+            kernel_size=3,
+            stride=stride,
+            dilation=dilation,
+            groups=width,
+            activation=nn.ReLU6,
+        )
+        if legacy_padding:
+            depthwise[0].padding = (0, 0)
+        layers: list[nn.Module] = []
+        if expansion != 1:
+            layers.append(conv_bn(in_channels, width, kernel_size=1, activation=nn.ReLU6))
+        layers += [depthwise, conv(width, out_channels, kernel_size=1)]
+        self.conv = nn.Sequential(*layers, nn.BatchNorm2d(out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        padded = F.pad(x, (self.input_padding,) * 4) if self.input_padding else x
+        return x + self.conv(padded) if self.adds_input else self.conv(padded)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MobileNetV2Variant(Variant):
+    """Table 2 of the paper, without its last 1x1: (expansion, channels, blocks, stride) a row."""
+
+    stages: tuple[tuple[int, int, int, int], ...]
+    stem_channels: int = 32
+
+
+class MobileNetV2(Backbone):
+    """Two children, the layers up to stride 4 and those after; inner keys are torchvision's.
+
+    ``legacy_padding`` computes what models of VainF/DeepLabV3Plus-Pytorch were trained with: a
+    stem without padding, and blocks that pad their input. Keys and shapes are the same.
+    """
+
+    renames = (
+        (r"^features\.([0-3])\.", r"low_level_features.\1."),
+        (r"^features\.([4-9]|1[0-7])\.", r"high_level_features.\1."),
+    )
+    predecessor_args = MappingProxyType({"legacy_padding": True})
+    classifier_keys = r"features\.18\.|classifier\."
+
+    def __init__(
+        self, variant: MobileNetV2Variant, *, output_stride: int, legacy_padding: bool = False
+    ) -> None:
+        if not isinstance(legacy_padding, bool):
+            raise ValueError(f"legacy_padding is {legacy_padding!r}; it must be True or False")
+        stem = conv_bn(3, variant.stem_channels, kernel_size=3, stride=2, activation=nn.ReLU6)
+        if legacy_padding:
+            stem[0].padding = (0, 0)
+        features: list[nn.Module] = [stem]
+        in_channels = variant.stem_channels
+        strides = [stride for *_, stride in variant.stages]
+        plans = plan_stages(strides, stem_stride=2, output_stride=output_stride)
+        for (expansion, channels, num_blocks, _), plan in zip(variant.stages, plans, strict=True):
+            for index in range(num_blocks):
+                block = InvertedResidual(
+                    in_channels,
+                    channels,
+                    expansion=expansion,
+                    stride=plan.stride if index == 0 else 1,
+                    dilation=plan.first_dilation if index == 0 else plan.dilation,
+                    legacy_padding=legacy_padding,
+                )
+                features.append(block)
+                in_channels = channels
+        named = [(str(index), layer) for index, layer in enumerate(features)]
+        split = LOW_LEVEL_LENGTH
+        super().__init__(
+            {
+                "low_level_features": nn.Sequential(OrderedDict(named[:split])),
+                "high_level_features": nn.Sequential(OrderedDict(named[split:])),
+            },
+            low_level=FeatureInfo("low_level_features", variant.stages[1][1], 4),
+            out=FeatureInfo("high_level_features", in_channels, output_stride),
+            variant=variant,
+        )
+
+
+NETWORK = MobileNetV2
+VARIANTS = {
+    "mobilenet": MobileNetV2Variant(
+        stages=(
+            (1, 16, 1, 1),
+            (6, 24, 2, 2),
+            (6, 32, 3, 2),
+            (6, 64, 4, 2),
+            (6, 96, 3, 1),
+            (6, 160, 3, 2),
+            (6, 320, 1, 1),
+        )
+    ),
+}

@@ -1,0 +1,180 @@
+"""ResNet (He et al. 2016, arXiv:1512.03385), ResNeXt (1611.05431), Wide ResNet (1605.07146).
+
+A block learns what to add to its input, so that a hundred of them still train: the sum carries
+the gradient past every block. Stages 2 to 4 halve the map in their first block, on the 3x3
+convolution (torchvision's "v1.5"), and double the channels.
+
+    BasicBlock (18, 34)                 Bottleneck (the others): width = channels * w/64 * groups
+
+    x (C,H,W) --------------.           x (Cin,H,W) ------------------.
+    |                       |           |                             |
+    3x3 C, stride s, BN, ReLU   |       1x1 width, BN, ReLU           |
+    |                       |           |                             |
+    3x3 C, BN               | 1x1, s,   3x3 width, stride s, groups,  | 1x1, s, BN
+    |                       | BN, where |               BN, ReLU      | where shapes
+    |                       | shapes    1x1 4C, BN                    | differ
+    |                       | differ    |                             |
+    + <---------------------'           + <---------------------------'
+    |                                   |
+    ReLU (C,H/s,W/s)                    ReLU (4C,H/s,W/s)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from .base import Backbone, FeatureInfo, StagePlan, Variant, conv, conv_bn, plan_stages
+
+
+def projection(in_channels: int, out_channels: int, *, stride: int) -> nn.Sequential | None:
+    """1x1 convolution and BatchNorm for the shortcut; None where input and output agree."""
+    if stride == 1 and in_channels == out_channels:
+        return None
+    return conv_bn(in_channels, out_channels, kernel_size=1, stride=stride, activation=None)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions; ``first_dilation`` belongs to the one that carries the stride."""
+
+    expansion = 1
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        *,
+        stride: int = 1,
+        first_dilation: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        width_per_group: int = 64,
+    ) -> None:
+        if groups != 1 or width_per_group != 64:
+            raise ValueError("a BasicBlock has 1 group of width 64; use a Bottleneck")
+        super().__init__()
+        self.conv1 = conv(
+            in_channels, channels, kernel_size=3, stride=stride, dilation=first_dilation
+        )
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = conv(channels, channels, kernel_size=3, dilation=dilation)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = projection(in_channels, channels, stride=stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.bn2(self.conv2(x))
+        return self.relu(x + shortcut)
+
+
+class Bottleneck(nn.Module):
+    """1x1 down, 3x3, 1x1 up; its one spatial layer carries the stride and ``first_dilation``."""
+
+    expansion = 4
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        *,
+        stride: int = 1,
+        first_dilation: int = 1,
+        dilation: int = 1,  # of layers after the 3x3: they are 1x1, so it changes nothing
+        groups: int = 1,
+        width_per_group: int = 64,
+    ) -> None:
+        super().__init__()
+        out_channels = channels * self.expansion
+        width = channels * width_per_group // 64 * groups
+        self.conv1 = conv(in_channels, width, kernel_size=1)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = conv(
+            width, width, kernel_size=3, stride=stride, dilation=first_dilation, groups=groups
+        )
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = conv(width, out_channels, kernel_size=1)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = projection(in_channels, out_channels, stride=stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        x = self.bn3(self.conv3(x))
+        return self.relu(x + shortcut)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResNetVariant(Variant):
+    """Numbers of one ResNet."""
+
+    num_blocks: tuple[int, int, int, int]
+    block: type[BasicBlock] | type[Bottleneck] = Bottleneck
+    groups: int = 1
+    width_per_group: int = 64
+
+
+def make_stage(
+    in_channels: int, channels: int, *, num_blocks: int, plan: StagePlan, variant: ResNetVariant
+) -> nn.Sequential:
+    """A stage of blocks, the first of which carries the stride."""
+    blocks = []
+    for index in range(num_blocks):
+        first = index == 0
+        blocks.append(
+            variant.block(
+                in_channels if first else channels * variant.block.expansion,
+                channels,
+                stride=plan.stride if first else 1,
+                first_dilation=plan.first_dilation if first else plan.dilation,
+                dilation=plan.dilation,
+                groups=variant.groups,
+                width_per_group=variant.width_per_group,
+            )
+        )
+    return nn.Sequential(*blocks)
+
+
+class ResNet(Backbone):
+    """Stem (stride 4) and four stages; names are torchvision's, so its weight files fit."""
+
+    def __init__(self, variant: ResNetVariant, *, output_stride: int) -> None:
+        stages: dict[str, nn.Module] = {
+            "conv1": conv(3, 64, kernel_size=7, stride=2),
+            "bn1": nn.BatchNorm2d(64),
+            "relu": nn.ReLU(inplace=True),
+            "maxpool": nn.MaxPool2d(3, stride=2, padding=1),
+        }
+        plans = plan_stages((1, 2, 2, 2), stem_stride=4, output_stride=output_stride)
+        in_channels = 64
+        for index, (num_blocks, plan) in enumerate(zip(variant.num_blocks, plans, strict=True)):
+            channels = 64 * 2**index
+            stages[f"layer{index + 1}"] = make_stage(
+                in_channels, channels, num_blocks=num_blocks, plan=plan, variant=variant
+            )
+            in_channels = channels * variant.block.expansion
+        super().__init__(
+            stages,
+            low_level=FeatureInfo("layer1", 64 * variant.block.expansion, 4),
+            out=FeatureInfo("layer4", in_channels, output_stride),
+            variant=variant,
+        )
+
+
+NETWORK = ResNet
+DEEP = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}  # blocks a stage, by depth
+VARIANTS = {
+    "resnet18": ResNetVariant(block=BasicBlock, num_blocks=(2, 2, 2, 2)),
+    "resnet34": ResNetVariant(block=BasicBlock, num_blocks=(3, 4, 6, 3)),
+    "resnet50": ResNetVariant(num_blocks=DEEP[50]),
+    "resnet101": ResNetVariant(num_blocks=DEEP[101]),
+    "resnet152": ResNetVariant(num_blocks=DEEP[152]),
+    "resnext50_32x4d": ResNetVariant(num_blocks=DEEP[50], groups=32, width_per_group=4),
+    "resnext101_32x8d": ResNetVariant(num_blocks=DEEP[101], groups=32, width_per_group=8),
+    "wide_resnet50_2": ResNetVariant(num_blocks=DEEP[50], width_per_group=128),
+    "wide_resnet101_2": ResNetVariant(num_blocks=DEEP[101], width_per_group=128),
+}

@@ -1,0 +1,91 @@
+"""Builds a model, without weights, from its name and plain values."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from ._deeplab import DeepLabHead, DeepLabHeadV3Plus, DeepLabV3, convert_to_separable_conv
+from .backbone import BACKBONES, create_backbone, default_output_stride, resolve_output_stride
+from .utils import IntermediateLayerGetter
+
+ARCHITECTURES = {"deeplabv3": DeepLabHead, "deeplabv3plus": DeepLabHeadV3Plus}
+
+# The same field of view in image pixels at 8, 16 and 32; at 4 the predecessor's for HRNet.
+ASPP_RATES = {4: (12, 24, 36), 8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}
+
+
+class ModelParts(NamedTuple):
+    """The two table entries a model is made of."""
+
+    architecture: str
+    backbone: str
+
+
+MODELS: dict[str, ModelParts] = {
+    f"{architecture}_{backbone}": ModelParts(architecture, backbone)
+    for architecture in ARCHITECTURES
+    for backbone in BACKBONES
+}
+
+
+def model_parts(name: str) -> ModelParts:
+    """Look a model up; an unknown name is a ValueError with the nearest one."""
+    if name in MODELS:
+        return MODELS[name]
+    nearest = difflib.get_close_matches(str(name), MODELS, n=1)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
+    raise ValueError(f"unknown model {name!r}{hint} All models: python main.py --list_models")
+
+
+def check_aspp_rates(aspp_rates: Sequence[int]) -> tuple[int, ...]:
+    """Three positive whole numbers, or a ValueError."""
+    rates = tuple(aspp_rates)
+    if len(rates) != 3 or not all(type(rate) is int and rate > 0 for rate in rates):
+        raise ValueError(f"ASPP rates are {list(rates)}; give three positive whole numbers")
+    return rates
+
+
+def build_model(
+    name: str,
+    *,
+    num_classes: int = 21,
+    output_stride: int | None = None,
+    separable_conv: bool = False,
+    aspp_rates: Sequence[int] | None = None,
+    backbone_args: Mapping[str, object] | None = None,
+) -> DeepLabV3:
+    """Build a model with random weights; arguments as in ``create_model``."""
+    architecture, backbone_name = model_parts(name)
+    if num_classes < 1:
+        raise ValueError(f"num_classes is {num_classes}; a model needs at least 1")
+    stride = resolve_output_stride(backbone_name, output_stride)
+    rates = ASPP_RATES[stride] if aspp_rates is None else check_aspp_rates(aspp_rates)
+    backbone = create_backbone(backbone_name, output_stride=stride, backbone_args=backbone_args)
+    head = ARCHITECTURES[architecture](
+        backbone.out.channels,
+        backbone.low_level.channels,
+        num_classes=num_classes,
+        atrous_rates=rates,
+    )
+    if separable_conv:
+        convert_to_separable_conv(head)
+    layers = {backbone.low_level.name: "low_level", backbone.out.name: "out"}
+    model = DeepLabV3(IntermediateLayerGetter(backbone, layers), head)
+    model.name = name
+    model.build_args = {
+        "num_classes": num_classes,
+        "output_stride": stride,
+        "separable_conv": bool(separable_conv),
+        "aspp_rates": None if aspp_rates is None else list(rates),
+        "backbone_args": dict(backbone_args or {}),
+    }
+    model.mean, model.std = backbone.mean, backbone.std
+    return model
+
+
+def entry_point_output_stride(name: str) -> int:
+    """Default of the entry points: the predecessor's 8, or what the backbone has."""
+    backbone = MODELS[name].backbone
+    return 8 if 8 in BACKBONES[backbone].network.output_strides else default_output_stride(backbone)

@@ -1,0 +1,76 @@
+"""The entry points: ``deeplabv3_<backbone>`` and ``deeplabv3plus_<backbone>``, from two tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from ._deeplab import DeepLabV3
+from .factory import MODELS, build_model, entry_point_output_stride
+from .pretrained import load_backbone_weights
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int = 21,
+    output_stride: int | None = None,
+    pretrained: str | Path | None = "none",
+    separable_conv: bool = False,
+    aspp_rates: Sequence[int] | None = None,
+    backbone_args: Mapping[str, object] | None = None,
+) -> DeepLabV3:
+    """Build a model by name; see ``list_models``.
+
+    ``output_stride`` is 8, 16 (the default) or 32, and 4 for HRNet. ``pretrained`` is "none" or a
+    file with weights of the backbone; what was used of it is printed. ``aspp_rates`` default to
+    12, 24, 36 at output strides 4 and 8, half of that at 16, a quarter at 32. ``backbone_args``
+    are the family's own: ``legacy_padding`` of MobileNetV2, ``fuse_mode`` and
+    ``stem_relu`` of HRNet.
+    """
+    if pretrained is True or str(pretrained) == "imagenet":
+        raise ValueError(
+            f"pretrained is {pretrained!r}: fetching weights by name is not available yet; "
+            "give a weight file, or 'none'"
+        )
+    model = build_model(
+        name,
+        num_classes=num_classes,
+        output_stride=output_stride,
+        separable_conv=separable_conv,
+        aspp_rates=aspp_rates,
+        backbone_args=backbone_args,
+    )
+    if pretrained not in (None, False, "none"):
+        print(load_backbone_weights(model, pretrained))
+    return model
+
+
+def _entry_point(name: str) -> Callable[..., DeepLabV3]:
+    """The function ``name(num_classes, output_stride, pretrained_backbone)``."""
+    default = entry_point_output_stride(name)
+
+    def entry_point(
+        num_classes: int = 21,
+        output_stride: int = default,
+        pretrained_backbone: bool | str | Path | None = False,
+    ) -> DeepLabV3:
+        return create_model(
+            name,
+            num_classes=num_classes,
+            output_stride=output_stride,
+            pretrained=pretrained_backbone,
+        )
+
+    architecture, backbone = MODELS[name]
+    title = {"deeplabv3": "DeepLabV3", "deeplabv3plus": "DeepLabV3+"}[architecture]
+    entry_point.__name__ = entry_point.__qualname__ = name
+    entry_point.__doc__ = (
+        f"{title} with a {backbone} backbone.\n\n"
+        "``pretrained_backbone`` is False or a file with weights of the backbone."
+    )
+    return entry_point
+
+
+for _name in MODELS:
+    globals()[_name] = _entry_point(_name)

@@ -1,0 +1,74 @@
+"""What turns a backbone and a head into a model, and an image into its input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class IntermediateLayerGetter(nn.ModuleDict):
+    """Runs a sequential model's children in order and returns the outputs of some of them.
+
+    ``return_layers`` maps a child's name to the name its output gets. Children after the last one
+    needed are dropped. State-dict keys are the model's own.
+    """
+
+    def __init__(self, model: nn.Module, return_layers: Mapping[str, str]) -> None:
+        children = dict(model.named_children())
+        missing = [name for name in return_layers if name not in children]
+        if missing:
+            raise ValueError(f"no child {missing[0]!r} in the model; it has {', '.join(children)}")
+        kept: dict[str, nn.Module] = {}
+        wanted = set(return_layers)
+        for name, child in children.items():
+            if not wanted:
+                break
+            kept[name] = child
+            wanted.discard(name)
+        super().__init__(kept)
+        self.return_layers = dict(return_layers)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        features = {}
+        for name, child in self.items():
+            x = child(x)
+            if name in self.return_layers:
+                features[self.return_layers[name]] = x
+        return features
+
+
+class SimpleSegmentationModel(nn.Module):
+    """Images (N,3,H,W), normalised -> logits (N,C,H,W), for any H and W from 33 up."""
+
+    def __init__(self, backbone: nn.Module, classifier: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.classifier = classifier
+
+    def low_res_logits(self, x: Tensor) -> Tensor:
+        """Logits (N,C,h,w) as the head gives them, before they are upsampled to the image."""
+        return self.classifier(self.backbone(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.low_res_logits(x)
+        return F.interpolate(logits, size=x.shape[-2:], mode="bilinear", align_corners=False)
+
+
+class Normalize(nn.Module):
+    """Images (N,3,H,W) or (3,H,W), uint8 in 0..255 or float in 0..1 -> normalised float32."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        for name, values in (("mean", mean), ("std", std)):
+            tensor = torch.tensor([float(value) for value in values]).view(-1, 1, 1)
+            self.register_buffer(name, tensor, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.dtype == torch.uint8:
+            images = images.to(torch.float32) / 255
+        elif not images.is_floating_point():
+            raise ValueError(f"images are {images.dtype}; they must be uint8 or floating point")
+        return (images.to(torch.float32) - self.mean.float()) / self.std.float()

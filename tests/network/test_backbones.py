@@ -1,0 +1,176 @@
+"""The Backbone contract, over the registry."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from network.backbone import BACKBONES, create_backbone, default_output_stride
+
+# Trainable parameters up to the last stage, and state-dict entries: of timm's and torchvision's.
+COUNTS = {
+    "resnet18": (11_176_512, 120),
+    "resnet34": (21_284_672, 216),
+    "resnet50": (23_508_032, 318),
+    "resnet101": (42_500_160, 624),
+    "resnet152": (58_143_808, 930),
+    "resnext50_32x4d": (22_979_904, 318),
+    "resnext101_32x8d": (86_742_336, 624),
+    "wide_resnet50_2": (66_834_240, 318),
+    "wide_resnet101_2": (124_837_696, 624),
+    "mobilenet": (1_811_712, 306),
+    "hrnetv2_18_small": (1_477_920, 426),
+    "hrnetv2_18_small_v2": (3_860_720, 864),
+    "hrnetv2_18": (9_562_260, 1830),
+    "hrnetv2_30": (25_812_276, 1830),
+    "hrnetv2_32": (29_305_536, 1830),
+    "hrnetv2_40": (45_521_216, 1830),
+    "hrnetv2_44": (54_974_640, 1830),
+    "hrnetv2_48": (65_325_120, 1830),
+    "hrnetv2_64": (115_697_600, 1830),
+}
+ONE_PER_FAMILY = ["resnet18", "resnet50", "mobilenet", "hrnetv2_18_small"]
+
+
+def cases() -> list[tuple[str, int]]:
+    return [(n, s) for n, entry in BACKBONES.items() for s in entry.network.output_strides]
+
+
+def test_the_registry_is_complete():
+    assert set(BACKBONES) == set(COUNTS)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_parameter_and_key_counts(name):
+    with torch.device("meta"):
+        backbone = create_backbone(name)
+    params = sum(parameter.numel() for parameter in backbone.parameters())
+    assert (params, len(backbone.state_dict())) == COUNTS[name]
+
+
+@pytest.mark.parametrize(("name", "output_stride"), cases())
+def test_shapes_are_what_the_backbone_states(name, output_stride):
+    with torch.device("meta"):
+        backbone = create_backbone(name, output_stride=output_stride)
+        x = torch.empty(1, 3, 97, 65)
+        shapes = {}
+        for child_name, child in backbone.named_children():
+            x = child(x)
+            if isinstance(x, torch.Tensor):
+                shapes[child_name] = tuple(x.shape)
+    assert backbone.out.reduction == output_stride and backbone.low_level.reduction == 4
+    for info in (backbone.low_level, backbone.out):
+        height, width = -(-97 // info.reduction), -(-65 // info.reduction)
+        assert shapes[info.name] == (1, info.channels, height, width)
+    assert x.shape == shapes[backbone.out.name]  # the last child gives "out"
+
+
+@pytest.mark.parametrize("name", ONE_PER_FAMILY)
+def test_children_in_order_are_the_forward(name):
+    backbone = create_backbone(name).eval()
+    x = y = torch.randn(1, 3, 65, 70)
+    with torch.no_grad():
+        for child in backbone.children():
+            y = child(y)
+        assert torch.equal(backbone(x), y)
+
+
+@pytest.mark.parametrize("size", [(33, 33), (34, 47), (129, 65)])
+@pytest.mark.parametrize("name", ONE_PER_FAMILY)
+def test_any_size_from_33_up_in_both_modes(name, size):
+    for output_stride in BACKBONES[name].network.output_strides:
+        backbone = create_backbone(name, output_stride=output_stride)
+        for training in (False, True):
+            out = backbone.train(training)(torch.randn(2, 3, *size))
+            assert out.isfinite().all()
+            assert out.shape[-2:] == tuple(-(-side // output_stride) for side in size)
+
+
+@pytest.mark.parametrize("size", [(96, 96), (97, 129), (90, 107)])
+@pytest.mark.parametrize("output_stride", [16, 8])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet"])
+def test_dilated_is_strided_on_the_sub_grid(
+    name, output_stride, size, randomize, images, assert_same
+):
+    strided = randomize(create_backbone(name, output_stride=32)).eval()
+    dense = create_backbone(name, output_stride=output_stride).double().eval()
+    dense.load_state_dict(strided.state_dict())
+    x, step = images(*size, count=1), 32 // output_stride
+    with torch.no_grad():
+        assert_same(dense(x)[:, :, ::step, ::step], strided(x))
+
+
+@pytest.mark.parametrize("name", ONE_PER_FAMILY)
+def test_channels_last_stays_at_every_stage(name):
+    backbone = create_backbone(name).eval().to(memory_format=torch.channels_last)
+    x = torch.randn(2, 3, 64, 64).to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        for child_name, child in backbone.named_children():
+            x = child(x)
+            for map_ in x if isinstance(x, list) else [x]:
+                assert map_.is_contiguous(memory_format=torch.channels_last), child_name
+
+
+@pytest.mark.parametrize("name", ONE_PER_FAMILY)
+def test_initialisation(name):
+    """He et al. 2015, fan out: the deviation is sqrt(2 / (channels out * kernel area))."""
+    torch.manual_seed(0)
+    for layer in create_backbone(name).modules():
+        if isinstance(layer, nn.Conv2d) and layer.weight.numel() > 5000:
+            # Fan out counts a group's input channels too: weight[0].numel() / in * out.
+            fan_out = layer.weight.shape[0] * layer.kernel_size[0] * layer.kernel_size[1]
+            assert layer.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.05)
+        if isinstance(layer, nn.BatchNorm2d):
+            assert (layer.weight == 1).all() and (layer.bias == 0).all()
+            assert layer.eps == 1e-5 and layer.momentum == 0.1
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_mean_and_std_are_imagenets(name):
+    entry = BACKBONES[name]
+    assert entry.variant.mean == (0.485, 0.456, 0.406)
+    assert entry.variant.std == (0.229, 0.224, 0.225)
+
+
+def test_impossible_stride_names_the_possible():
+    with pytest.raises(ValueError, match="output stride 4 is not possible for resnet18; use 8, 16"):
+        create_backbone("resnet18", output_stride=4)
+
+
+def test_hrnet_is_4_whatever_is_asked_and_says_so():
+    with pytest.warns(UserWarning, match="always has output stride 4: 16 has no effect") as caught:
+        backbone = create_backbone("hrnetv2_18_small", output_stride=16)
+    assert backbone.out.reduction == 4 and len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        create_backbone("hrnetv2_18_small")
+        create_backbone("hrnetv2_18_small", output_stride=4)
+
+
+def test_default_strides():
+    expected = {name: 4 if name.startswith("hrnet") else 16 for name in COUNTS}
+    assert {name: default_output_stride(name) for name in BACKBONES} == expected
+
+
+def test_unknown_names():
+    with pytest.raises(ValueError, match="unknown backbone 'resnet51'; there are resnet18, "):
+        create_backbone("resnet51")
+    with pytest.raises(ValueError, match="resnet18 has no build argument 'fuse_mode'; it takes no"):
+        create_backbone("resnet18", backbone_args={"fuse_mode": "nearest"})
+    with pytest.raises(ValueError, match="no build argument 'pad'; it takes legacy_padding"):
+        create_backbone("mobilenet", backbone_args={"pad": 1})
+    with pytest.raises(ValueError, match="legacy_padding is 'yes'; it must be True or False"):
+        create_backbone("mobilenet", backbone_args={"legacy_padding": "yes"})
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet", "hrnetv2_18_small"])
+def test_compiles_to_one_graph(name):
+    backbone = create_backbone(name).eval()
+    x = torch.randn(1, 3, 65, 97)
+    with torch.no_grad():
+        compiled = torch.compile(backbone, backend="eager", fullgraph=True)
+        assert torch.allclose(compiled(x), backbone(x), atol=1e-5)
+    torch.compiler.reset()
