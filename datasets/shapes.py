@@ -1,0 +1,216 @@
+"""Shapes: pictures made on the fly, to try everything without any file.
+
+Eight classes that only form and texture tell apart. A plain figure is named after its outline
+(disk, square, triangle, cross); a figure with stripes, checks or dots is named after its texture,
+whatever its outline. Colours are random and say nothing about the class. The same index gives the
+same picture on every machine: all draws are integers or plain uniforms of a seeded generator, and
+sines and cosines are rounded, so that no last digit of a maths library can move a pixel.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import math
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from PIL import Image
+
+from datasets.base import SegmentationDataset, Transform, make_label_table, make_palette
+
+CLASS_NAMES = ("background", "disk", "square", "triangle", "cross", "stripes", "checks", "dots")
+FORMS = ("disk", "square", "triangle", "cross")
+TEXTURES = ("stripes", "checks", "dots")
+COLORS = (
+    (38, 42, 54),
+    (232, 93, 84),
+    (66, 135, 214),
+    (244, 190, 75),
+    (121, 184, 107),
+    (167, 104, 189),
+    (77, 190, 186),
+    (240, 140, 176),
+)
+LENGTHS = {"train": 2000, "val": 100}
+SPLIT_SEEDS = {"train": 1, "val": 2}  # first part of every picture's seed: no picture is in both
+
+Rng = np.random.Generator
+
+
+class Shapes(SegmentationDataset):
+    """`length` pictures of `size` (H, W) with a handful of figures; `split` is train or val.
+
+    `seed` is that of the augmentation only: the pictures of a split never change.
+    """
+
+    class_names: ClassVar = CLASS_NAMES
+    palette: ClassVar = make_palette(COLORS)
+    label_table: ClassVar = make_label_table({i: i for i in range(len(CLASS_NAMES))})
+    splits: ClassVar = tuple(LENGTHS)
+
+    def __init__(
+        self,
+        split: str = "train",
+        *,
+        transform: Transform | None = None,
+        seed: int = 0,
+        size: tuple[int, int] = (128, 160),
+        length: int | None = None,
+    ) -> None:
+        super().__init__(transform=transform, seed=seed)
+        if split not in LENGTHS:
+            raise ValueError(f"unknown split {split!r}; allowed: {', '.join(LENGTHS)}")
+        if min(size) < 32:
+            raise ValueError(f"size must be at least 32x32 (H, W), got {size}")
+        if length is not None and length < 1:
+            raise ValueError(f"length must be 1 or more, got {length}")
+        self.split = split
+        self.size = size
+        self.length = LENGTHS[split] if length is None else length
+
+    @classmethod
+    def create(
+        cls,
+        split: str,
+        *,
+        root: Path,
+        transform: Transform | None,
+        seed: int,
+        year: str,
+        download: bool,
+    ) -> Shapes:
+        return cls(split, transform=transform, seed=seed)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def sample_name(self, index: int) -> str:
+        return f"{self.split}_{index:05d}"
+
+    def load(self, index: int) -> tuple[Image.Image, Image.Image]:
+        rng = np.random.default_rng((SPLIT_SEEDS[self.split], index))
+        pixels, label = draw_picture(rng, self.size)
+        return Image.fromarray(pixels), Image.fromarray(label)
+
+
+def draw_picture(rng: Rng, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Image (H, W, 3) and label (H, W), both uint8."""
+    height, width = size
+    label = np.zeros(size, dtype=np.uint8)
+    ground = _random_color(rng, ())
+    ground_grain, figure_grain = int(rng.integers(20, 33)), int(rng.integers(2, 7))
+    pixels = _shaded(rng, np.broadcast_to(ground, (height, width, 3)))
+    count = max(1, round(int(rng.integers(4, 8)) * height * width / (128 * 160)))
+    placed: list[tuple[float, float, float]] = []
+    for _ in range(count):
+        radius = _uniform(rng, 0.14, 0.27) * min(size)
+        center = _free_center(rng, radius, placed, size)
+        if center is None:
+            continue  # the picture is full
+        placed.append((*center, radius))
+        _draw_figure(rng, pixels, label, center=center, radius=radius, ground=ground)
+    _add_grain(rng, pixels, strength=np.where(label == 0, ground_grain, figure_grain))
+    return np.clip(pixels, 0, 255).astype(np.uint8), label
+
+
+def _draw_figure(
+    rng: Rng,
+    pixels: np.ndarray,
+    label: np.ndarray,
+    *,
+    center: tuple[float, float],
+    radius: float,
+    ground: np.ndarray,
+) -> None:
+    """Paint one figure of a random class into `pixels` (float32) and `label`, in place."""
+    name = CLASS_NAMES[1 + int(rng.integers(len(CLASS_NAMES) - 1))]
+    form = name if name in FORMS else FORMS[int(rng.integers(len(FORMS)))]
+    color = _random_color(rng, (ground,))
+    second = _random_color(rng, (ground, color), distance=220)
+    reach = math.ceil(radius * 1.1)
+    top, left = max(0, int(center[0]) - reach), max(0, int(center[1]) - reach)
+    window = (slice(top, int(center[0]) + reach + 2), slice(left, int(center[1]) + reach + 2))
+    rows, columns = np.ogrid[: label[window].shape[0], : label[window].shape[1]]
+    y, x = rows + (top - center[0]), columns + (left - center[1])
+    inside = _form(form, *_rotated(rng, y / radius, x / radius))
+    paint = np.broadcast_to(color, (*inside.shape, 3))
+    if name in TEXTURES:
+        period = _uniform(rng, 8.0, 11.0)
+        marks = _texture(name, *_rotated(rng, y / period, x / period))
+        paint = np.where(marks[..., None], second, paint)
+    pixels[window][inside] = _shaded(rng, paint)[inside]
+    label[window][inside] = CLASS_NAMES.index(name)
+
+
+def _add_grain(rng: Rng, pixels: np.ndarray, *, strength: np.ndarray) -> None:
+    """Roughen by noise that is the same in all three colours, of the given half width (H, W)."""
+    # The sum of two uniform draws has a hump, like the grain of paper.
+    noise = rng.integers(-32, 33, size=(2, *strength.shape), dtype=np.int8).sum(0, dtype=np.int16)
+    pixels += (noise * strength)[..., None] * np.float32(1 / 32)
+
+
+def _form(name: str, v: np.ndarray, u: np.ndarray) -> np.ndarray:
+    """Mask of the outline in coordinates where the figure's radius is 1; areas are alike."""
+    if name == "disk":
+        return u * u + v * v < 0.72
+    if name == "square":
+        return np.maximum(abs(u), abs(v)) < 0.76
+    if name == "triangle":  # pointing to v = -1.1
+        return (v < 0.55) & (1.7320508 * abs(u) - v < 1.1)
+    arm, reach = 0.3, 0.98
+    thin, long = np.minimum(abs(u), abs(v)), np.maximum(abs(u), abs(v))
+    return (thin < arm) & (long < reach)
+
+
+def _texture(name: str, v: np.ndarray, u: np.ndarray) -> np.ndarray:
+    """Mask of the texture's second colour in coordinates where its period is 1."""
+    if name == "stripes":
+        return u % 1 < 0.5
+    if name == "checks":
+        return (u % 1 < 0.5) ^ (v % 1 < 0.5)
+    return (u % 1 - 0.5) ** 2 + (v % 1 - 0.5) ** 2 < 0.105
+
+
+def _rotated(rng: Rng, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    angle = _uniform(rng, 0.0, 2 * math.pi)
+    cos, sin = round(math.cos(angle), 6), round(math.sin(angle), 6)
+    return cos * y - sin * x, sin * y + cos * x
+
+
+def _shaded(rng: Rng, paint: np.ndarray) -> np.ndarray:
+    """The colours (H, W, 3) under a light that falls off across them, as float32."""
+    height, width = paint.shape[:2]
+    slope_y, slope_x = _uniform(rng, -26, 26), _uniform(rng, -26, 26)
+    rows = np.linspace(-0.5, 0.5, height, dtype=np.float32)[:, None, None]
+    columns = np.linspace(-0.5, 0.5, width, dtype=np.float32)[:, None]
+    return paint + (rows * np.float32(slope_y) + columns * np.float32(slope_x))
+
+
+def _free_center(
+    rng: Rng, radius: float, placed: list[tuple[float, float, float]], size: tuple[int, int]
+) -> tuple[float, float] | None:
+    """A place (y, x) that keeps most of the figure in the picture and off the others."""
+    margin = 0.8 * radius
+    for _ in range(20):
+        y = _uniform(rng, margin, size[0] - margin)
+        x = _uniform(rng, margin, size[1] - margin)
+        gaps = ((y - b) ** 2 + (x - a) ** 2 - (0.85 * (radius + r)) ** 2 for b, a, r in placed)
+        if all(gap > 0 for gap in gaps):
+            return y, x
+    return None
+
+
+def _random_color(rng: Rng, others: tuple[np.ndarray, ...], *, distance: float = 150) -> np.ndarray:
+    """RGB float32 (3,) in 0..255, clearly unlike the others but for bad luck."""
+    for _ in range(30):
+        hue, saturation = _uniform(rng, 0, 1), _uniform(rng, 0.15, 0.75)
+        value = _uniform(rng, 0.3, 1.0)
+        color = np.float32(colorsys.hsv_to_rgb(hue, saturation, value)) * np.float32(255)
+        if all(float(abs(color - other).sum()) > distance for other in others):
+            break
+    return color
+
+
+def _uniform(rng: Rng, low: float, high: float) -> float:
+    return low + (high - low) * rng.random()

@@ -1,0 +1,204 @@
+"""Pascal VOC from tiny trees of files, and from real ones where present."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torchvision
+from PIL import Image
+
+from datasets import VOCSegmentation, create_dataset
+from datasets.voc import CLASS_NAMES, voc_cmap
+
+# PASCAL VOC development kit, VOClabelcolormap: classes 0..20 and the void border.
+FIRST_COLORS = [
+    (0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128), (128, 0, 128),
+    (0, 128, 128), (128, 128, 128), (64, 0, 0), (192, 0, 0), (64, 128, 0), (192, 128, 0),
+    (64, 0, 128), (192, 0, 128), (64, 128, 128), (192, 128, 128), (0, 64, 0), (128, 64, 0),
+    (0, 192, 0), (128, 192, 0), (0, 64, 128),
+]  # fmt: skip
+VOID_COLOR = (224, 224, 192)
+
+MakeVoc = Callable[..., Path]
+
+
+def stored(root: Path, folder: str, name: str) -> list[list[int]]:
+    path = root / "VOCdevkit" / "VOC2012" / folder / f"{name}.png"
+    return np.asarray(Image.open(path)).tolist()
+
+
+def test_colors_are_the_development_kits() -> None:
+    cmap = voc_cmap()
+    assert cmap.shape == (256, 3) and cmap.dtype == np.uint8
+    assert [tuple(color) for color in cmap[:21].tolist()] == FIRST_COLORS
+    assert tuple(cmap[255].tolist()) == VOID_COLOR
+    assert voc_cmap(5).shape == (5, 3)
+    normalized = voc_cmap(normalized=True)
+    assert normalized.dtype == np.float32
+    assert normalized[1].tolist() == pytest.approx([128 / 255, 0, 0])
+    assert np.array_equal(VOCSegmentation.palette, cmap)
+
+
+def test_class_names() -> None:
+    assert len(CLASS_NAMES) == 21
+    assert (CLASS_NAMES[0], CLASS_NAMES[15], CLASS_NAMES[20]) == (
+        "background",
+        "person",
+        "tvmonitor",
+    )
+    weights = torchvision.models.segmentation.FCN_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1
+    theirs = [name.removeprefix("__").removesuffix("__") for name in weights.meta["categories"]]
+    assert list(CLASS_NAMES) == theirs
+
+
+@pytest.mark.parametrize(
+    ("image_set", "names"), [("train", "abc"), ("val", "de"), ("trainval", "abcde")]
+)
+def test_split_files_say_what_is_in_it(make_voc: MakeVoc, image_set: str, names: str) -> None:
+    root = make_voc()
+    data = VOCSegmentation(root, "2012", image_set)
+    assert [data.sample_name(i) for i in range(len(data))] == list(names)
+    for index, name in enumerate(names):
+        image, label = data[index]
+        assert label.tolist() == stored(root, "SegmentationClass", name)
+        jpeg = Image.open(root / "VOCdevkit/VOC2012/JPEGImages" / f"{name}.jpg")
+        assert np.array_equal(image.permute(1, 2, 0).numpy(), np.asarray(jpeg))
+
+
+def test_augmented_train_is_all_labels_outside_val(make_voc: MakeVoc) -> None:
+    root = make_voc(aug=True)
+    (root / "VOCdevkit/VOC2012/SegmentationClassAug/._a.png").touch()
+    train = VOCSegmentation(root, "2012_aug", "train")
+    assert [train.sample_name(i) for i in range(len(train))] == ["a", "b", "c", "f"]
+    assert train[0][1].tolist() == stored(root, "SegmentationClassAug", "a")
+    val = VOCSegmentation(root, "2012_aug", "val")
+    assert [val.sample_name(i) for i in range(len(val))] == ["d", "e"]
+    assert val[0][1].tolist() == stored(root, "SegmentationClass", "d")
+
+
+@pytest.mark.parametrize("year", ["2007", "2008", "2009", "2010", "2011"])
+def test_other_years(make_voc: MakeVoc, year: str) -> None:
+    top = "TrainVal/" if year == "2011" else ""
+    root = make_voc(f"{top}VOCdevkit/VOC{year}")
+    data = create_dataset("voc", "train", root=root, year=year)
+    assert len(data) == 3
+    if year == "2007":
+        assert len(VOCSegmentation(root, year, "test")) == 1
+    else:
+        with pytest.raises(ValueError, match=f"VOC {year}: 'test'; allowed: train, val, trainval"):
+            VOCSegmentation(root, year, "test")
+
+
+def test_folders_are_torchvisions() -> None:
+    from torchvision.datasets.voc import DATASET_YEAR_DICT
+
+    from datasets.voc import FOLDERS
+
+    for year in range(2007, 2013):
+        assert str(FOLDERS[str(year)]) == DATASET_YEAR_DICT[str(year)]["base_dir"]
+
+
+def test_unknown_year() -> None:
+    with pytest.raises(ValueError, match="unknown year: '2013'; allowed: 2007, .*2012_aug"):
+        VOCSegmentation("x", "2013")
+
+
+def test_missing_split_file_says_what_to_do(tmp_path: Path) -> None:
+    wanted = tmp_path / "VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt"
+    with pytest.raises(FileNotFoundError) as caught:
+        create_dataset("voc", "train", root=tmp_path)
+    assert str(caught.value) == (
+        f"no split file {wanted}; --data_root must hold VOCdevkit/, or pass --download"
+    )
+
+
+def test_empty_split_file(make_voc: MakeVoc) -> None:
+    root = make_voc()
+    path = root / "VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt"
+    path.write_text("\n")
+    with pytest.raises(ValueError, match="train.txt is empty"):
+        VOCSegmentation(root)
+
+
+def test_missing_label_and_missing_augmentation(make_voc: MakeVoc) -> None:
+    root = make_voc()
+    with pytest.raises(FileNotFoundError, match="no folder .*SegmentationClassAug; .*12,031"):
+        VOCSegmentation(root, "2012_aug", "train")
+    label = root / "VOCdevkit/VOC2012/SegmentationClass/b.png"
+    label.unlink()
+    with pytest.raises(FileNotFoundError) as caught:
+        VOCSegmentation(root)
+    assert f"1 of 3 label files missing, the first: {label}" in str(caught.value)
+
+
+def test_augmentation_without_train_labels(make_voc: MakeVoc) -> None:
+    root = make_voc(aug=True)
+    for name in "abcf":
+        (root / f"VOCdevkit/VOC2012/SegmentationClassAug/{name}.png").unlink()
+    with pytest.raises(ValueError, match="outside val.txt"):
+        VOCSegmentation(root, "2012_aug", "train")
+
+
+class FakeDownload:
+    """Stands in for torchvision's downloading class."""
+
+    def __init__(self, make_voc: MakeVoc | None) -> None:
+        self.make_voc = make_voc
+        self.calls: list[tuple] = []
+
+    def __call__(self, root: str, year: str, image_set: str, download: bool) -> None:
+        self.calls.append((root, year, image_set, download))
+        if self.make_voc is None:
+            raise RuntimeError("File not found\nor corrupted.")
+        self.make_voc()
+
+
+def test_download_goes_through_torchvision(
+    make_voc: MakeVoc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeDownload(make_voc)
+    monkeypatch.setattr(torchvision.datasets, "VOCSegmentation", fake)
+    root = tmp_path / "voc data"
+    assert len(create_dataset("voc", "train", root=root, download=True)) == 3
+    assert len(create_dataset("voc", "val", root=root, download=True)) == 2  # is there already
+    assert fake.calls == [(str(root), "2012", "train", True)]
+
+
+def test_download_of_augmented_year_names_what_is_left_to_do(
+    make_voc: MakeVoc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeDownload(make_voc)
+    monkeypatch.setattr(torchvision.datasets, "VOCSegmentation", fake)
+    with pytest.raises(FileNotFoundError, match="SegmentationClassAug put there"):
+        VOCSegmentation(tmp_path / "voc data", "2012_aug", download=True)
+    assert fake.calls[0][1] == "2012"
+
+
+def test_failed_download_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torchvision.datasets, "VOCSegmentation", FakeDownload(None))
+    with pytest.raises(FileNotFoundError) as caught:
+        VOCSegmentation(tmp_path / "new", download=True)
+    assert "\n" not in str(caught.value)
+    assert "could not download VOC2012" in str(caught.value)
+    assert "File not found or corrupted." in str(caught.value)
+
+
+def test_real_files(real_data: Callable[[str], Path]) -> None:
+    root = real_data("voc_camvid")
+    train = VOCSegmentation(root, "2012", "train")
+    val = VOCSegmentation(root, "2012", "val")
+    augmented = VOCSegmentation(root, "2012_aug", "train")
+    assert set(train.names).isdisjoint(val.names)
+    assert set(augmented.names).isdisjoint(val.names)
+    assert set(train.names) <= set(augmented.names)
+    stored_label = Image.open(train.labels[0])
+    assert stored_label.mode == "P"
+    palette = np.array(stored_label.getpalette(), dtype=np.uint8).reshape(-1, 3)
+    assert np.array_equal(palette, VOCSegmentation.palette[: len(palette)])
+    label = train[0][1].numpy()
+    assert np.array_equal(
+        VOCSegmentation.decode_target(label), np.asarray(stored_label.convert("RGB"))
+    )
