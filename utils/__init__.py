@@ -1,0 +1,16 @@
+"""Losses, schedules, transforms, records; the names users of the predecessor import are here."""
+
+from .loss import FocalLoss
+from .scheduler import PolyLR
+from .utils import Denormalize, fix_bn, mkdir, set_bn_momentum
+from .visualizer import Visualizer
+
+__all__ = [
+    "Denormalize",
+    "FocalLoss",
+    "PolyLR",
+    "Visualizer",
+    "fix_bn",
+    "mkdir",
+    "set_bn_momentum",
+]
