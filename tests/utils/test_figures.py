@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from utils.figures import (
+    colorize,
+    html_table,
+    overlay,
+    save_confusion,
+    save_curves,
+    side_by_side,
+    smooth,
+)
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def cells(path: Path, k: int, *, at: float = 0.2) -> np.ndarray:
+    """Colour of each cell (k, k, 3), away from the numbers, the plot found by its black frame."""
+    image = pixels(path)
+    black = (image == 0).all(axis=2)
+    rows = np.flatnonzero(black.sum(axis=1) > 0.5 * image.shape[1])
+    columns = np.flatnonzero(black.sum(axis=0) > 0.5 * image.shape[0])
+    # The first frame from the left is the matrix, the second the colour bar.
+    top, bottom, left = rows[0], rows[-1], columns[0]
+    right = left + (bottom - top)  # it is square
+    y = (top + (np.arange(k) + at) * (bottom - top) / k).astype(int)
+    x = (left + (np.arange(k) + at) * (right - left) / k).astype(int)
+    return image[y[:, None], x[None, :]]
+
+
+@pytest.mark.parametrize("k", [8, 21])
+def test_confusion_cells_have_the_colour_of_their_share(tmp_path: Path, k: int) -> None:
+    counts = np.zeros((k, k), np.int64)
+    counts[np.arange(k), np.arange(k)] = 10**9  # large, so that the share and not the count rules
+    counts[0] = 0
+    counts[0, 2] = 3  # row 0 is all wrong, with three pixels
+    counts[1] = 0  # no ground truth
+    counts[4, 1] = 10**9  # row 4 is half right
+    save_confusion(counts, [f"class {i}" for i in range(k)], tmp_path / "c.png")
+    colours = cells(tmp_path / "c.png", k)
+    full, empty = colours[5, 5], colours[5, 6]
+    assert full.sum() < 200 and empty.sum() > 720  # dark and nearly white
+    assert np.array_equal(colours[0, 2], full)
+    assert np.array_equal(colours[2, 0], empty)  # rows are the ground truth
+    assert np.array_equal(colours[0, 0], empty)
+    assert np.ptp(colours[1]) == 0 and 180 < colours[1, 0, 0] < 235  # grey all along
+    assert np.array_equal(colours[4, 4], colours[4, 1])
+    assert full.sum() < colours[4, 4].sum() < empty.sum()
+
+
+@pytest.mark.parametrize("k", [1, 2, 8, 19, 40])
+def test_confusion_grows_with_its_classes(tmp_path: Path, k: int) -> None:
+    counts = np.random.default_rng(0).integers(0, 10**6, (k, k))
+    begin = time.perf_counter()
+    save_confusion(counts, [f"class {i}" for i in range(k)], tmp_path / "c.png")
+    assert time.perf_counter() - begin < 10
+    height, width = pixels(tmp_path / "c.png").shape[:2]
+    assert min(height, width) >= max(400, 40 * k)
+    assert [file.name for file in tmp_path.iterdir()] == ["c.png"]
+
+
+def test_confusion_of_nothing_and_names_with_formula_signs(tmp_path: Path) -> None:
+    save_confusion(np.zeros((3, 3), np.int64), ["a$b", "$\\frac$", "c"], tmp_path / "c.png")
+    assert np.ptp(cells(tmp_path / "c.png", 3)) == 0
+
+
+def test_confusion_of_another_size_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"\(3, 3\).*2 class names"):
+        save_confusion(np.zeros((3, 3), np.int64), ["a", "b"], tmp_path / "c.png")
+
+
+def entries(num: int, *, loss: float = 1.0) -> list[dict]:
+    training = [{"step": s, "loss": loss / s, "lr": 0.1 / s} for s in range(1, num + 1)]
+    return [*training, {"step": num, "Mean IoU": 0.5, "Overall Acc": 0.75}]
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        [],
+        entries(1),
+        entries(3000),
+        [{"step": 10**8, "loss": 1e12, "lr": 1e-6}],
+        [{"step": 1, "loss": None, "Mean IoU": None}],
+        [{"step": 1, "table": "classes", "rows": []}],
+    ],
+    ids=["none", "one", "many", "large", "not finite", "table only"],
+)
+def test_curves_of_any_history(tmp_path: Path, history: list[dict]) -> None:
+    save_curves(history, tmp_path / "new" / "curves.png")
+    assert pixels(tmp_path / "new" / "curves.png").shape == (1000, 1000, 3)
+    assert len(list((tmp_path / "new").iterdir())) == 1
+
+
+def test_curves_show_the_data(tmp_path: Path) -> None:
+    def changed(other: list[dict]) -> tuple[bool, bool, bool]:
+        """Whether the upper (loss), middle (scores), lower (lr) part differ from the usual."""
+        save_curves(entries(50), tmp_path / "a.png")
+        save_curves(other, tmp_path / "b.png")
+        differs = (pixels(tmp_path / "a.png") != pixels(tmp_path / "b.png")).any(axis=(1, 2))
+        return differs[:340].any(), differs[380:690].any(), differs[830:].any()
+
+    usual = entries(50)
+    assert changed(usual) == (False, False, False)
+    spike = [*usual[:20], {**usual[20], "loss": 0.9}, *usual[21:]]
+    assert changed(spike) == (True, False, False)
+    assert changed([*usual[:-1], {**usual[-1], "Mean IoU": 0.25}]) == (False, True, False)
+    assert changed([*usual[:20], {**usual[20], "lr": 0.09}, *usual[21:]]) == (False, False, True)
+
+
+def test_smooth() -> None:
+    assert smooth([2.0] * 9, span=4) == pytest.approx([2.0] * 9)
+    # span 3 halves the weight of the past: (1/2 * 0 + 1) / (1/2 + 1)
+    assert smooth([0.0, 1.0], span=3) == pytest.approx([0.0, 2 / 3])
+    values = smooth([1.0, float("nan"), float("inf"), 1.0], span=3)
+    assert values[[0, 3]] == pytest.approx([1.0, 1.0]) and np.isnan(values[1:3]).all()
+
+
+PALETTE = np.zeros((256, 3), np.uint8)
+PALETTE[1] = (200, 100, 0)
+PALETTE[255] = (255, 255, 255)
+
+
+def test_colorize_and_overlay() -> None:
+    ids = np.array([[0, 1], [255, 1]], np.uint8)
+    image = np.full((2, 2, 3), 100, np.uint8)
+    assert colorize(ids, PALETTE).tolist() == [
+        [[0, 0, 0], [200, 100, 0]],
+        [[255, 255, 255], [200, 100, 0]],
+    ]
+    mixed = overlay(image, ids, PALETTE)
+    assert mixed.dtype == np.uint8
+    assert mixed.tolist() == [[[50, 50, 50], [150, 100, 50]], [[100, 100, 100], [150, 100, 50]]]
+    assert np.array_equal(overlay(image, ids, PALETTE, alpha=0.0), image)
+    assert overlay(image, ids, PALETTE, alpha=1.0)[0, 1].tolist() == [200, 100, 0]
+    assert np.array_equal(image, np.full((2, 2, 3), 100))
+    with pytest.raises(ValueError, match="differ"):
+        overlay(image, ids[:1], PALETTE)
+
+
+def test_side_by_side() -> None:
+    left, right = np.zeros((3, 4, 3), np.uint8), np.full((3, 5, 3), 7, np.uint8)
+    joined = side_by_side([left, right], gap=2)
+    assert joined.shape == (3, 11, 3)
+    assert joined[1, :, 0].tolist() == [0] * 4 + [255] * 2 + [7] * 5
+
+
+def test_html_table_escapes_and_aligns() -> None:
+    rows = [
+        {"<i>": "a&b", "IoU": 0.123456, "pixels": 1234567},
+        {"<i>": None, "IoU": float("nan"), "pixels": np.int64(5), "extra": True},
+    ]
+    page = html_table(rows)
+    assert page.count("<tr>") == 3 and page.count("<td") == 8
+    assert "&lt;i&gt;" in page and "<i>" not in page and "a&amp;b" in page
+    assert "right'>0.1235<" in page and "right'>1,234,567<" in page and "right'>5<" in page
+    assert page.count("&ndash;") == 3
+    assert "left'>True<" in page
+
+
+def test_colours_need_no_matplotlib() -> None:
+    script = "import sys, utils.figures; sys.exit('matplotlib' in sys.modules)"
+    root = Path(__file__).parents[2]
+    assert subprocess.run([sys.executable, "-c", script], cwd=root).returncode == 0

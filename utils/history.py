@@ -1,0 +1,178 @@
+"""The record of a run, as files: ``history.jsonl``, and the newest sample pictures beside it.
+
+The history is always written and is the truth; a dashboard shows it. One JSON object a line::
+
+    {"step": 10, "loss": 2.31, "lr": 0.0099, "images/s": 41.2, "data wait": 0.02}
+    {"step": 100, "Mean IoU": 0.41, "Overall Acc": 0.83}
+    {"step": 100, "table": "classes", "rows": [{"class": "road", "IoU": 0.93}, ...]}
+
+Values that are not finite are written as null, so that every line is strict JSON.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import re
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+# What every training step reports; all other values of a scalar line are scores of a validation.
+TRAINING_KEYS = ("loss", "lr", "images/s", "data wait")
+MAX_NAME_LENGTH = 150
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write ``data`` under a temporary name and rename it, so that no half file is ever seen."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+
+
+def save_png(image: np.ndarray, path: Path) -> None:
+    """Write an image, (H, W, 3) uint8, as PNG, atomically."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, format="PNG")
+    write_file(path, buffer.getvalue())
+
+
+def plain(value: object) -> object:
+    """The strict-JSON form of a value: numpy and torch scalars as numbers, NaN and Inf as None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def _parse(path: Path) -> tuple[list[dict], bool]:
+    """The lines of a history, and whether its last line was torn by a kill (it is left out)."""
+    entries = []
+    lines = path.read_bytes().split(b"\n")
+    # What follows the last line end is empty, or a line whose writing was cut short.
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            entry = json.loads(line)
+            if not isinstance(entry["step"], int):
+                raise TypeError
+        except (ValueError, TypeError, KeyError):
+            if number == len(lines) - 1:
+                return entries, True
+            raise ValueError(
+                f'{path} line {number} is no history line (a JSON object with "step"); '
+                "remove that line, or start a new run with --overwrite"
+            ) from None
+        entries.append(entry)
+    return entries, lines[-1] != b""
+
+
+def read(path: str | Path) -> list[dict]:
+    """All lines of a history file, in order; a torn last line is left out, no file gives []."""
+    path = Path(path)
+    return _parse(path)[0] if path.exists() else []
+
+
+def series(history: Iterable[Mapping], key: str) -> tuple[list[int], list[float]]:
+    """The steps and values of one scalar; None becomes NaN."""
+    found = [(line["step"], line[key]) for line in history if key in line]
+    steps = [step for step, _ in found]
+    return steps, [math.nan if value is None else float(value) for _, value in found]
+
+
+def validation_keys(history: Iterable[Mapping]) -> list[str]:
+    """The names of the scores that validations reported, in the order of their first line."""
+    names = (key for line in history if "table" not in line for key in line)
+    return [key for key in dict.fromkeys(names) if key != "step" and key not in TRAINING_KEYS]
+
+
+class History:
+    """The tracker that is always there: appends to the history and keeps sample pictures.
+
+    Args:
+        path: the file, ``<run folder>/history.jsonl``; pictures go to ``<run folder>/samples``.
+        resume_step: step of the checkpoint the run goes on from: lines past it, and a torn last
+            line, are cut. None starts empty: an old history and its sample pictures are removed.
+    """
+
+    def __init__(self, path: str | Path, *, resume_step: int | None) -> None:
+        self.path = Path(path)
+        self.samples = self.path.parent / "samples"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._files: dict[str, str] = {}
+        if resume_step is None:
+            self.path.write_bytes(b"")
+            for old in self.samples.glob("*.png"):
+                if re.fullmatch(r"\d{6,}_.*\.png", old.name):
+                    old.unlink()
+        elif self.path.exists():
+            self._cut(resume_step)
+        self._file = open(self.path, "a", encoding="utf-8")  # held open, closed by close()
+
+    def _cut(self, resume_step: int) -> None:
+        entries, torn = _parse(self.path)
+        kept = [entry for entry in entries if entry["step"] <= resume_step]
+        if torn or len(kept) < len(entries):
+            write_file(self.path, "".join(self._line(entry) for entry in kept).encode())
+
+    @staticmethod
+    def _line(entry: Mapping[str, object]) -> str:
+        return json.dumps(plain(entry), allow_nan=False, ensure_ascii=False) + "\n"
+
+    def _append(self, entry: Mapping[str, object]) -> None:
+        self._file.write(self._line(entry))
+        self._file.flush()
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Append one line with the values of a step; "step" and "table" are no value names."""
+        if reserved := {"step", "table"} & values.keys():
+            raise ValueError(f"{sorted(reserved)} cannot name a value of the history; rename it")
+        self._append({"step": int(step), **values})
+
+    def table(self, name: str, step: int, rows: Sequence[Mapping[str, object]]) -> None:
+        """Append one line with the rows of a table."""
+        self._append({"step": int(step), "table": name, "rows": list(rows)})
+
+    def image(self, name: str, step: int, image: np.ndarray) -> None:
+        """Save (H, W, 3) uint8 as ``samples/<step>_<name>.png`` in place of that name's older one.
+
+        Only the newest picture of each name is kept: the curves tell the past, and pictures of
+        every validation of a long run would fill the disk. Letters of the name that do not suit
+        a file name become "_".
+        """
+        stem = self._stem(name)
+        target = self.samples / f"{step:06d}_{stem}.png"
+        save_png(image, target)
+        for old in self.samples.glob(f"*_{stem}.png"):
+            if old != target and re.fullmatch(rf"\d{{6,}}_{re.escape(stem)}\.png", old.name):
+                old.unlink()
+
+    def _stem(self, name: str) -> str:
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "_", name)
+        # Two names must not share a file, and no file name may be longer than 255 bytes.
+        if len(stem) > MAX_NAME_LENGTH or self._files.get(stem, name) != name:
+            stem = f"{stem[:MAX_NAME_LENGTH]}_{zlib.crc32(name.encode()):08x}"
+        self._files[stem] = name
+        return stem
+
+    def figure(self, name: str, step: int, path: Path) -> None:
+        """Nothing to do: the figure is a file in the run folder already."""
+
+    def text(self, name: str, rows: Mapping[str, object]) -> None:
+        """Write named values, such as the options, as ``<name>.json`` beside the history."""
+        data = json.dumps(plain(rows), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+        write_file(self.path.with_name(f"{self._stem(name)}.json"), data.encode())
+
+    def close(self) -> None:
+        """Close the file; may be called twice."""
+        self._file.close()

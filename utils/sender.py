@@ -1,0 +1,142 @@
+"""The background sender between a training and a Visdom server, which may be slow or gone."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # Visdom is optional, and slow to import: the thread imports it
+    from visdom import Visdom
+
+REQUEST_SECONDS = 2.0  # until a server that does not answer counts as gone
+PAUSE_SECONDS = 1.0  # between two rounds of sending
+PROBE_SECONDS = 5.0  # between two looks for a restarted server while there is nothing to send
+INSTALL = (
+    "pip install 'setuptools>=77.0.3,<81' && "
+    "pip install --no-build-isolation -r requirements-visdom.txt"
+)
+
+Window = tuple[str, str]  # environment, name
+Job = Callable[["Visdom"], str]  # sends one window, and returns the server's answer: its name
+
+
+class Unreachable(Exception):
+    """The Visdom server does not answer, or not as one."""
+
+
+def _connect(port: int, env: str) -> Visdom:
+    """A client that never waits long, and that notices errors, which Visdom's own does not."""
+    import requests
+    from visdom import Visdom
+
+    class Client(Visdom):
+        def _handle_post(self, url: str, data: object = None) -> str:
+            self.session.trust_env = False  # the server is on this machine: no proxy in between
+            try:
+                answer = self.session.post(url, data=data or {}, timeout=REQUEST_SECONDS)
+            except requests.RequestException as error:
+                raise Unreachable(type(error).__name__) from error
+            if answer.status_code >= 400:
+                raise ValueError(f"the server answers {answer.status_code}")
+            return answer.text
+
+    logging.getLogger("visdom").setLevel(logging.ERROR)  # it warns of what is meant to be
+    try:
+        return Client("http://127.0.0.1", port=port, env=env, use_incoming_socket=False)
+    except ValueError as error:
+        raise Unreachable(str(error)) from error
+
+
+class Sender:
+    """A daemon thread that alone talks to the server and sends each window's newest state.
+
+    The caller never waits for the network, memory is bounded by the number of windows, and after
+    a restart of the server all windows are sent again.
+    """
+
+    def __init__(self, port: int, env: str, *, report: Callable[[str], None]) -> None:
+        self._port, self._env, self._report = port, env, report
+        self._jobs: dict[Window, Job] = {}
+        self._pending: dict[Window, None] = {}  # an ordered set
+        self._reported: set[object] = set()
+        self._lock = threading.Lock()
+        self._wake, self._closed = threading.Event(), threading.Event()
+        self._wake.set()  # so that an absent server is reported at the start
+        self._thread = threading.Thread(target=self._run, name="visdom", daemon=True)
+        self._thread.start()
+
+    def put(self, window: Window, job: Job) -> None:
+        """Have ``window`` sent soon, in place of an older job of it that still waits."""
+        with self._lock:
+            self._jobs[window] = job
+            self._pending[window] = None
+        self._wake.set()
+
+    def close(self, limit: float) -> None:
+        """Send what is pending, for at most ``limit`` seconds."""
+        self._closed.set()
+        self._wake.set()
+        self._thread.join(limit)
+        if self._thread.is_alive():
+            self._say_unreachable("no answer")
+
+    def _say(self, topic: object, text: str) -> None:
+        if topic not in self._reported:
+            self._reported.add(topic)
+            self._report(text)
+
+    def _say_unreachable(self, reason: str) -> None:
+        self._say(
+            Unreachable,
+            f"--enable_vis: no Visdom server on port {self._port} ({reason}); "
+            f"start one with: visdom -port {self._port} -bind_local (training goes on)",
+        )
+
+    def _run(self) -> None:
+        client = None
+        while True:
+            self._wake.wait(PROBE_SECONDS)
+            self._wake.clear()
+            closing = self._closed.is_set()  # looked up before sending: nothing comes after it
+            try:
+                client = client or _connect(self._port, self._env)
+                self._send_pending(client)
+            except ImportError as error:
+                self._say(ImportError, f"--enable_vis: no dashboard ({error}); {INSTALL}")
+                return
+            except (Unreachable, ValueError) as error:
+                self._say_unreachable(str(error))
+                client = None
+                self._all_pending()
+                self._wake.set()
+            if closing:
+                return
+            self._closed.wait(PAUSE_SECONDS)
+
+    def _all_pending(self) -> None:
+        with self._lock:
+            self._pending = dict.fromkeys(self._jobs)
+
+    def _send_pending(self, client: Visdom) -> None:
+        with self._lock:
+            sent = next((window for window in self._jobs if window not in self._pending), None)
+        if sent and client.win_exists(sent[1], sent[0]) is False:
+            self._all_pending()  # the server was restarted
+        while True:
+            with self._lock:
+                window = next(iter(self._pending), None)
+                if window is None:
+                    return
+                del self._pending[window]
+                job = self._jobs[window]
+            try:
+                answer = job(client)
+            except Unreachable:
+                raise
+            except Exception as error:  # a dashboard must not end a training, whatever it is
+                self._say(window, f"--enable_vis: {window[1]!r} cannot be shown: {error}")
+                continue
+            if answer != window[1]:
+                raise Unreachable("it takes no windows; does it ask for a login?")
