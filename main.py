@@ -1,0 +1,186 @@
+"""Train, validate and test DeepLabV3 / DeepLabV3+ on Cityscapes, VOC or the built-in shapes.
+
+    python main.py @recipes/shapes.txt                  # no data needed; options from a file
+    python main.py --dataset cityscapes --data_root DIR --model deeplabv3plus_hrnetv2_48
+    python main.py ... --continue_training              # go on exactly where the run stopped
+    python main.py ... --ckpt FILE --test_only          # validate only
+
+A run writes latest_<model>_<dataset>_os<N>.pth and best_... to --output_dir, and beside them the
+folder <model>_<dataset>_os<N>: options.json, history.jsonl, curves.png, confusion.png, samples/ and
+results/. All options: python main.py --help. What a run consists of is built in utils/run.py.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from itertools import groupby
+
+import torch
+from tqdm import tqdm
+
+import datasets
+import network
+from datasets.loader import TrainSampler, train_loader, val_loader
+from metrics import StreamSegMetrics
+from network.inference import predict_labels
+from utils import checkpoint, options
+from utils.progress import Progress
+from utils.report import report_validation, show_sample, start_trackers
+from utils.run import Run, prepare
+from utils.visualizer import Trackers
+
+# Runs are ranked by this. The predecessor's "Mean IoU" counts a class that never occurs as 0 as
+# soon as a single pixel is taken for it.
+SCORE = "Mean IoU (classes in ground truth)"
+
+
+def train(run: Run, trackers: Trackers) -> None:
+    """Train from the present step to --total_itrs, validating and saving on the way."""
+    opts, world, model, device = run.opts, run.world, run.model, run.world.device
+    optimizer, scheduler = run.optimizer, run.scheduler
+    total, step, best_score = opts.optim.total_itrs, 0, 0.0
+    if opts.run.continue_training:
+        step, best_score = run.saved["cur_itrs"], float(run.saved["best_score"])
+        world.say(f"continuing at step {step} of {total}")
+    parallel = world.wrap(model)
+    sampler = TrainSampler(
+        len(run.train_set),
+        opts.data.batch_size,
+        seed=opts.run.random_seed,
+        start_step=step,
+        total_steps=total,
+        rank=world.rank,
+        world_size=world.size,
+    )
+    loader = train_loader(
+        run.train_set,
+        sampler,
+        num_workers=opts.data.num_workers,
+        pin_memory=device.type == "cuda",
+    )
+    progress = Progress(total, start=step, quiet=not world.is_main)
+    loss_sum, num_summed = torch.zeros((), device=device), 0
+    model.train()
+    for step, (images, labels) in enumerate(progress.track(loader), start=step + 1):  # noqa: B020
+        with run.autocast():
+            logits = parallel(run.network_input(images))
+            loss = run.criterion(logits, labels.to(device, non_blocking=True))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler.step()
+        progress.count(len(images) * world.size)
+        loss_sum, num_summed = loss_sum + loss.detach(), num_summed + 1
+
+        is_last = step == total
+        is_val = is_last or step % opts.run.val_interval == 0
+        is_save = is_val or step % (opts.run.save_interval or opts.run.val_interval) == 0
+        if is_save or step % opts.run.print_interval == 0:
+            values = {"loss": world.mean(loss_sum / num_summed).item()}
+            if not math.isfinite(values["loss"]):
+                raise FloatingPointError(f"the loss is {values['loss']} at step {step}")
+            values |= {"lr": optimizer.param_groups[-1]["lr"], **progress.speed()}
+            progress.report(step, values)
+            trackers.scalars(step, values)
+            loss_sum, num_summed = torch.zeros((), device=device), 0
+        if is_val:
+            score = validate(run, step, trackers)
+            model.train()
+        if is_save and world.is_main:
+            if is_val and (score > best_score or not run.files.best.exists()):
+                best_score = score
+                checkpoint.save(run.state(step, best_score), run.files.best)
+            checkpoint.save(run.state(step, best_score), run.files.latest)
+        progress.pause()
+    progress.close()
+
+
+def validate(run: Run, step: int, trackers: Trackers) -> float:
+    """Score the model on the validation set and report it; returns what runs are ranked by."""
+    opts, world, begin = run.opts, run.world, time.perf_counter()
+    metrics = StreamSegMetrics(len(run.class_names), class_names=run.class_names)
+    indices = range(world.rank, len(run.val_set), world.size)
+    loader = val_loader(
+        run.val_set,
+        indices,
+        batch_size=opts.data.val_batch_size or (4 if opts.data.crop_val else 1),
+        num_workers=opts.data.num_workers,
+        pin_memory=world.device.type == "cuda",
+    )
+    run.model.eval()
+    coming = iter(indices)
+    for pairs in tqdm(
+        loader, desc="validation", leave=False, disable=None if world.is_main else True
+    ):
+        for _, same_size in groupby(pairs, key=lambda pair: pair[0].shape):
+            images, labels = map(torch.stack, zip(*same_size, strict=True))
+            with run.autocast():
+                predictions = predict_labels(run.model, run.network_input(images))
+            metrics.update(labels.to(world.device), predictions)
+            for image, *ids in zip(images, labels, predictions.cpu(), strict=True):
+                show_sample(run, step, trackers, next(coming), image, *(i.numpy() for i in ids))
+    metrics.all_reduce()
+    scores = metrics.get_results()
+    if world.is_main:
+        report_validation(run, step, trackers, metrics, time.perf_counter() - begin)
+    return scores[SCORE]
+
+
+def execute(run: Run) -> None:
+    """Test or train, and say where things are."""
+    opts, world = run.opts, run.world
+    kind = f"{torch.cuda.get_device_name(world.device)}" if world.device.type == "cuda" else "cpu"
+    for note in run.notes:
+        world.say(f"note: {note}")
+    world.say(
+        f"{opts.model.model}: {sum(p.numel() for p in run.model.parameters()):,} parameters, "
+        f"{len(run.class_names)} classes, output stride {run.model.build_args['output_stride']}\n"
+        f"{opts.data.dataset}: {len(run.train_set)} training, {len(run.val_set)} validation images\n"
+        f"torch {torch.__version__} on {kind}, {world.size} process(es)"
+    )
+    trackers = start_trackers(run)
+    try:
+        if opts.run.test_only:
+            validate(run, run.saved.get("cur_itrs", 0), trackers)
+        else:
+            train(run, trackers)
+            world.say(
+                f"checkpoints {run.files.latest}, {run.files.best}\npictures in {run.files.folder}"
+            )
+    finally:
+        trackers.close()
+        world.close()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    opts = options.parse_main(argv)
+    warnings.formatwarning = lambda message, *_: f"note: {message}\n"
+    if opts.model.list_models:
+        print(network.models_table())
+        return 0
+    try:
+        run = prepare(opts, options.command_line(argv))
+    except (ValueError, OSError) as error:
+        print(f"main.py: error: {error}", file=sys.stderr)
+        return 2
+    try:
+        execute(run)
+    except (datasets.DataError, OSError) as error:
+        print(f"main.py: error: {datasets.data_error_line(error)}", file=sys.stderr)
+        return 2
+    except FloatingPointError as error:
+        print(f"main.py: error: {error}; lower --lr, or see --warmup_itrs", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("main.py: interrupted; go on with --continue_training", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,200 @@
+"""Segment an image, or every image in a folder, with a trained network.
+
+    python predict.py --input IMAGE_OR_FOLDER --ckpt checkpoints/best_....pth
+    python predict.py --input FOLDER --ckpt FILE --output masks --overlay
+
+The checkpoint says which network it is, its classes, colours and normalisation. Each image gives a
+PNG that holds the class ids and shows the colours, in the input's folder structure. An image that
+can't be read is named and left out, and the exit code is then 1. Checkpoints of
+VainF/DeepLabV3Plus-Pytorch do not say what they are: they need --model, --dataset and
+--output_stride as there.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from tqdm import tqdm
+
+import datasets
+import network
+from network.inference import predict_labels
+from utils import distributed, options
+from utils.figures import overlay
+from utils.results import save_mask
+
+
+def find_images(folder: Path, leave_out: Path) -> tuple[list[Path], int]:
+    """Image files below ``folder``, sorted, and how many other files there are.
+
+    A file is an image if Pillow knows its suffix. Linked folders are followed, each once;
+    ``leave_out``, where the masks go, is not searched.
+    """
+    suffixes, images, num_others, seen = Image.registered_extensions(), [], 0, set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen or real == os.path.realpath(leave_out):
+            folders.clear()
+            continue
+        seen.add(real)
+        for name in files:
+            if Path(name).suffix.lower() in suffixes and not name.startswith("."):
+                images.append(Path(place, name))
+            else:
+                num_others += 1
+    return sorted(images), num_others
+
+
+def plan_outputs(images: Sequence[Path], folder: Path | None, output: Path) -> list[Path]:
+    """Where each mask goes: the image's place and name below ``output``, as a PNG.
+
+    Images that differ in their suffix only keep it: a.jpg and a.png give a.jpg.png and a.png.png.
+    """
+    places = [image.relative_to(folder) if folder else Path(image.name) for image in images]
+    # Compared without case, as some file systems do.
+    stems = Counter(str(place.with_suffix("")).casefold() for place in places)
+    targets: list[Path] = []
+    taken: set[str] = set()
+    for place in places:
+        shared = stems[str(place.with_suffix("")).casefold()] > 1
+        target = place.with_name(place.name + ".png") if shared else place.with_suffix(".png")
+        while str(target).casefold() in taken:
+            target = target.with_name(target.name + ".png")
+        taken.add(str(target).casefold())
+        targets.append(output / target)
+    return targets
+
+
+def overlay_path(target: Path) -> Path:
+    return target.with_name(f"{target.stem}_overlay.jpg")
+
+
+def check_outputs(
+    images: Sequence[Path], targets: Sequence[Path], *, replace: bool, with_overlay: bool
+) -> None:
+    """Raise ValueError if a file would be replaced that may not be."""
+    written = [*targets, *(overlay_path(target) for target in targets if with_overlay)]
+    inputs = {os.path.realpath(image) for image in images}
+    there = [path for path in written if path.exists()]
+    over_input = [path for path in there if os.path.realpath(path) in inputs]
+    if over_input or (there and not replace):
+        path = (over_input or there)[0]
+        raise ValueError(
+            f"{path} is there already and would be replaced ({len(there)} such files); "
+            "choose another --output"
+        )
+
+
+def load_model(opts: options.PredictOptions, old: options.PredecessorOptions) -> nn.Module:
+    """The network of ``--ckpt``, with class names, palette and normalisation."""
+    saved = network.pretrained.read_file(opts.ckpt)
+    if "model_name" in saved:
+        if old.model not in (None, saved["model_name"]):
+            raise ValueError(f"{opts.ckpt} holds {saved['model_name']}, not --model {old.model}")
+        if old.separable_conv and not saved["build_args"]["separable_conv"]:
+            raise ValueError(f"{opts.ckpt} has no separable convolutions; drop --separable_conv")
+        changed = {"output_stride": old.output_stride} if old.output_stride else {}
+        return network.load_checkpoint(opts.ckpt, build_args=changed)
+    dataset = datasets.DATASETS[old.dataset or "voc"]
+    model = network.load_checkpoint(
+        opts.ckpt,
+        name=old.model or "deeplabv3plus_mobilenet",
+        build_args={"output_stride": old.output_stride or 16},
+    )
+    if model.build_args["num_classes"] != len(dataset.class_names):
+        raise ValueError(
+            f"{opts.ckpt} has {model.build_args['num_classes']} classes, --dataset "
+            f"{old.dataset or 'voc'} has {len(dataset.class_names)}; give the --dataset it is of"
+        )
+    model.class_names, model.palette = dataset.class_names, dataset.palette
+    return model
+
+
+def read_rgb(path: Path, crop_size: int | None) -> np.ndarray:
+    """The image upright, as (H,W,3) uint8; with ``crop_size`` resized and centre-cropped to it."""
+    image = datasets.base.read_image(path, upright=True)
+    if crop_size is not None:
+        scale = crop_size / min(image.size)
+        image = image.resize([max(crop_size, round(side * scale)) for side in image.size])
+        left, top = (image.width - crop_size) // 2, (image.height - crop_size) // 2
+        image = image.crop((left, top, left + crop_size, top + crop_size))
+    return np.array(image)
+
+
+def prepare(
+    opts: options.PredictOptions, old: options.PredecessorOptions
+) -> tuple[nn.Module, torch.device, list[tuple[Path, Path]]]:
+    """Check everything and load the network; nothing is written yet."""
+    source, output = Path(opts.input), Path(old.save_val_results_to or opts.output)
+    hint = "one predict.py per GPU, each on its part of the images"
+    device = distributed.pick_device(opts.device, opts.gpu_id, local_rank=0, torchrun_hint=hint)
+    if not source.exists():
+        raise FileNotFoundError(f"--input {source} does not exist")
+    images, num_others = find_images(source, output) if source.is_dir() else ([source], 0)
+    if not images:
+        raise ValueError(f"no image in {source}: {num_others} files, none with an image's suffix")
+    if num_others:
+        print(f"{num_others} files in {source} are no images by their names: left alone")
+    targets = plan_outputs(images, source if source.is_dir() else None, output)
+    replace = old.save_val_results_to is not None
+    check_outputs(images, targets, replace=replace, with_overlay=opts.overlay)
+    model = load_model(opts, old).to(device, memory_format=torch.channels_last)
+    print(f"{model.name}, {len(model.class_names)} classes, on {device}: {len(images)} images")
+    return model, device, list(zip(images, targets, strict=True))
+
+
+def predict_all(
+    model: nn.Module,
+    device: torch.device,
+    jobs: Sequence[tuple[Path, Path]],
+    opts: options.PredictOptions,
+) -> Iterator[str]:
+    """Write the masks of all ``jobs``; yields a line for each image that could not be read."""
+    crop_size = opts.crop_size if opts.crop_val else None
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=opts.precision == "bf16")
+    for source, target in tqdm(jobs, unit="image", disable=None):
+        try:
+            image = read_rgb(source, crop_size)
+        except datasets.DataError as error:
+            yield f"skipped: {error}"
+            continue
+        batch = torch.from_numpy(image).permute(2, 0, 1)[None].to(device)
+        with autocast:
+            batch = model.normalize(batch).contiguous(memory_format=torch.channels_last)
+            labels = predict_labels(model, batch)[0].cpu().numpy()
+        save_mask(target, labels, model.palette)
+        if opts.overlay:
+            blended = Image.fromarray(overlay(image, labels, model.palette))
+            blended.save(overlay_path(target), quality=92)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    opts, old = options.parse_predict(argv)
+    try:
+        model, device, jobs = prepare(opts, old)
+        skipped = 0
+        for line in predict_all(model, device, jobs, opts):
+            skipped += 1
+            tqdm.write(line, file=sys.stderr)
+    except (ValueError, OSError) as error:
+        print(f"predict.py: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("predict.py: interrupted; the masks written so far are whole", file=sys.stderr)
+        return 130
+    folder = old.save_val_results_to or opts.output
+    print(f"{len(jobs) - skipped} masks in {folder}" + (f", {skipped} skipped" if skipped else ""))
+    return 1 if skipped else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

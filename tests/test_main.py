@@ -1,0 +1,365 @@
+"""The whole command: what it writes, how it goes on after a kill, and how it answers mistakes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import main
+import network
+
+ROOT = Path(__file__).parent.parent
+NAME = "deeplabv3plus_mobilenet_voc_os16"
+Args = Callable[..., list[str]]
+
+
+def history(folder: Path) -> list[dict]:
+    """The lines of a run's history without what depends on the machine's speed."""
+    lines = (folder / NAME / "history.jsonl").read_text().splitlines()
+    return [
+        {k: v for k, v in json.loads(line).items() if k not in ("images/s", "data wait")}
+        for line in lines
+    ]
+
+
+def test_training_leaves_what_the_manual_says(voc_args: Args, tmp_path: Path, capsys) -> None:
+    assert main.main(voc_args("--save_val_results")) == 0
+    out = tmp_path / "out"
+    assert {path.name for path in out.iterdir()} == {f"latest_{NAME}.pth", f"best_{NAME}.pth", NAME}
+    expected = {
+        "options.json",
+        "history.jsonl",
+        "curves.png",
+        "confusion.png",
+        "samples",
+        "results",
+    }
+    assert {path.name for path in (out / NAME).iterdir()} == expected
+    losses = [line for line in history(out) if "loss" in line]
+    assert [line["step"] for line in losses] == [1, 2, 3, 4]
+    assert losses[0]["lr"] == pytest.approx(0.01 * 0.75**0.9)
+    tables = [line for line in history(out) if "table" in line]
+    assert [line["step"] for line in tables] == [2, 4] and len(tables[0]["rows"]) == 21
+    results = {path.name for path in (out / NAME / "results").iterdir()}
+    kinds = ("image", "target", "pred", "overlay")
+    assert results == {f"img_{number}_{kind}.png" for number in (6, 7, 8) for kind in kinds}
+    target = np.array(Image.open(out / NAME / "results" / "img_8_target.png"))
+    assert target.shape == (90, 64) and set(np.unique(target)) == {0, 3, 255}
+    assert len(list((out / NAME / "samples").iterdir())) == 3
+    saved = network.pretrained.read_file(out / f"latest_{NAME}.pth")
+    keys = {"model_state", "optimizer_state", "scheduler_state", "cur_itrs", "best_score"}
+    assert keys <= saved.keys() and saved["cur_itrs"] == 4
+    assert "aeroplane" in capsys.readouterr().out
+
+
+def test_a_checkpoint_says_enough_to_predict(voc_args: Args, tmp_path: Path) -> None:
+    assert main.main(voc_args("--aspp_rates", "2", "4", "6", "--separable_conv")) == 0
+    model = network.load_checkpoint(tmp_path / "out" / f"latest_{NAME}.pth")
+    assert (model.name, len(model.class_names)) == ("deeplabv3plus_mobilenet", 21)
+    assert model.build_args["aspp_rates"] == [2, 4, 6] and model.build_args["separable_conv"]
+    assert model.palette[1].tolist() == [128, 0, 0]
+    assert not model.training
+
+
+def test_test_only_scores_a_checkpoint_and_writes_nothing(
+    voc_args: Args, tmp_path: Path, capsys
+) -> None:
+    assert main.main(voc_args()) == 0
+    trained = [line for line in capsys.readouterr().out.splitlines() if "Mean IoU:" in line][-1]
+    ckpt = str(tmp_path / "out" / f"latest_{NAME}.pth")
+    away = str(tmp_path / "away")
+    assert main.main(voc_args("--ckpt", ckpt, "--test_only", "--output_dir", away)) == 0
+    assert trained in capsys.readouterr().out
+    assert not Path(away).exists()
+
+
+def test_crop_val_is_labelled_as_not_comparable(voc_args: Args, capsys) -> None:
+    assert main.main(voc_args("--crop_val", "--total_itrs", "1", "--val_batch_size", "2")) == 0
+    assert "centre crops of 48, not comparable with published numbers" in capsys.readouterr().out
+
+
+def test_starting_from_weights_begins_at_step_0(voc_args: Args, tmp_path: Path, capsys) -> None:
+    assert main.main(voc_args()) == 0
+    first = tmp_path / "out" / f"latest_{NAME}.pth"
+    again = ["--ckpt", str(first), "--output_dir", str(tmp_path / "two"), "--lr", "0"]
+    assert main.main(voc_args(*again, "--total_itrs", "1")) == 0
+    one, two = (
+        network.pretrained.read_file(path / f"latest_{NAME}.pth")
+        for path in (tmp_path / "out", tmp_path / "two")
+    )
+    assert two["cur_itrs"] == 1 and two["bn_momentum"] == 0.01 and one["bn_momentum"] == 0.1
+    weight = "classifier.classifier.3.weight"
+    assert torch.equal(one["model_state"][weight], two["model_state"][weight])
+
+
+# --- going on ------------------------------------------------------------------------------------
+
+
+def run_command(arguments: list[str], *, code: str = "", wait: bool = True):
+    """`python main.py` as its own process, one thread; ``code`` runs before it."""
+    script = f"import sys; {code}\nimport main; sys.exit(main.main(sys.argv[1:]))"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    if wait:
+        output, error = process.communicate(timeout=300)
+        return process.returncode, output, error
+    return process
+
+
+# Each kills the process, as a power cut would, at one kind of moment.
+KILLS = {
+    "in mid-epoch": """
+import os, signal
+import utils.progress as p
+class Killing(p.Progress):
+    def count(self, num_images):
+        super().count(num_images)
+        if self.step == 3: os.kill(os.getpid(), signal.SIGKILL)
+p.Progress = Killing""",
+    "during a save": """
+import os, signal, torch
+save = torch.save
+def half(state, file):
+    if state['cur_itrs'] == 4:
+        file.write(b'half of it'); file.flush(); os.kill(os.getpid(), signal.SIGKILL)
+    save(state, file)
+torch.save = half""",
+    "between best and latest": """
+import os, signal
+from utils import checkpoint
+save = checkpoint.save
+def second(state, path):
+    save(state, path)
+    if state['cur_itrs'] == 4: os.kill(os.getpid(), signal.SIGKILL)
+checkpoint.save = second""",
+}
+
+
+def same(one: object, two: object) -> bool:
+    """Whether two checkpoints hold the same, to the last bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, two)
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(two) and all(map(same, one, two))
+    return one == two
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory):
+    """Runs an undisturbed training once per data folder; gives its output folder."""
+    done: dict[str, Path] = {}
+
+    def get(arguments: list[str]) -> Path:
+        if "run" not in done:
+            folder = tmp_path_factory.mktemp("undisturbed")
+            code, _, error = run_command([*arguments, "--output_dir", str(folder)])
+            assert code == 0, error
+            done["run"] = folder
+        return done["run"]
+
+    return get
+
+
+@pytest.mark.parametrize(
+    ("moment", "workers"), [("in mid-epoch", "3"), *((moment, "0") for moment in KILLS)]
+)
+def test_a_killed_run_ends_as_the_undisturbed_one(
+    moment: str, workers: str, voc_args: Args, undisturbed, tmp_path: Path
+) -> None:
+    arguments = voc_args("--total_itrs", "6", "--num_workers", workers, "--save_interval", "1")
+    whole = undisturbed(arguments)
+    code, _, _ = run_command(arguments, code=KILLS[moment])
+    assert code == -signal.SIGKILL
+    out = tmp_path / "out"
+    assert network.pretrained.read_file(out / f"latest_{NAME}.pth")["cur_itrs"] in (2, 3, 4)
+    code, output, error = run_command([*arguments, "--continue_training"])
+    assert code == 0, error
+    assert "continuing at step" in output
+    for which in ("latest", "best"):
+        expected, found = (
+            network.pretrained.read_file(folder / f"{which}_{NAME}.pth") for folder in (whole, out)
+        )
+        for key in ("command", "options"):
+            expected.pop(key), found.pop(key)
+        assert same(expected, found)
+    assert history(out) == history(whole)
+    assert not list(out.glob("*.tmp"))
+
+
+def test_another_length_continues_at_the_present_step_and_says_so(
+    voc_args: Args, tmp_path: Path, capsys
+) -> None:
+    assert main.main(voc_args()) == 0
+    assert main.main(voc_args("--continue_training", "--total_itrs", "8")) == 0
+    text = capsys.readouterr().out
+    assert "continuing at step 4 of 8" in text and "--total_itrs was 4, is now 8" in text
+    out = tmp_path / "out"
+    lrs = {line["step"]: line["lr"] for line in history(out) if "lr" in line}
+    assert lrs[5] == pytest.approx(0.01 * (1 - 5 / 8) ** 0.9)
+    assert list(lrs) == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_a_finished_run_trains_no_step_more(voc_args: Args, tmp_path: Path) -> None:
+    assert main.main(voc_args()) == 0
+    latest = tmp_path / "out" / f"latest_{NAME}.pth"
+    before = latest.read_bytes()
+    assert main.main(voc_args("--continue_training")) == 0
+    assert latest.read_bytes() == before
+
+
+def test_the_predecessors_checkpoint_is_tested_and_continued(
+    voc_args: Args, tmp_path: Path
+) -> None:
+    assert main.main(voc_args()) == 0
+    saved = network.pretrained.read_file(tmp_path / "out" / f"latest_{NAME}.pth")
+    keys = ("model_state", "optimizer_state", "scheduler_state", "cur_itrs")
+    old = {key: saved[key] for key in keys} | {"best_score": np.float64(0.3)}
+    path = tmp_path / f"best_{NAME}.pth"
+    torch.save(old, path)
+    shutil.rmtree(tmp_path / "out")
+    assert main.main(voc_args("--ckpt", str(path), "--test_only")) == 0
+    more = ["--ckpt", str(path), "--continue_training", "--total_itrs", "5"]
+    assert main.main(voc_args(*more)) == 0
+    new = network.pretrained.read_file(tmp_path / "out" / f"latest_{NAME}.pth")
+    assert new["cur_itrs"] == 5
+    assert new["build_args"]["backbone_args"] == {"legacy_padding": True}
+
+
+# --- mistakes ------------------------------------------------------------------------------------
+
+
+def damage_label(data: Path) -> str:
+    path = data / "VOCdevkit/VOC2012/SegmentationClass/img_0.png"
+    label = np.array(Image.open(path))
+    label[0, :2] = (33, 77)
+    Image.fromarray(label).save(path)
+    return "img_0.png: values 33, 77 no class; allowed: 0..20 and 255 (ignored)"
+
+
+def resize_label(data: Path) -> str:
+    path = data / "VOCdevkit/VOC2012/SegmentationClass/img_1.png"
+    Image.open(path).resize((9, 9), Image.Resampling.NEAREST).save(path)
+    return "sizes differ"
+
+
+def drop_label(data: Path) -> str:
+    (data / "VOCdevkit/VOC2012/SegmentationClass/img_2.png").unlink()
+    return "img_2.png"
+
+
+def empty_split(data: Path) -> str:
+    (data / "VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt").write_text("")
+    return "train.txt is empty"
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+@pytest.mark.parametrize("damage", [damage_label, resize_label, drop_label, empty_split])
+def test_bad_data_is_one_line(
+    damage: Callable[[Path], str], workers: str, voc_args: Args, tiny_voc: Path, capsys
+) -> None:
+    expected = damage(tiny_voc)
+    assert main.main(voc_args("--num_workers", workers, "--total_itrs", "9")) == 2
+    error = capsys.readouterr().err
+    assert expected in error and error.count("\n") == 1 and error.startswith("main.py: error: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--ckpt", "nowhere.pth"], "no file nowhere.pth"),
+        (["--model", "deeplabv3_resnet51"], "did you mean 'deeplabv3_resnet50'?"),
+        (["--data_root", "nowhere"], "--data_root nowhere does not exist; pass --download"),
+        (["--dataset", "cityscapes"], "leftImg8bit"),
+        (["--batch_size", "1"], "use --batch_size 2 or more"),
+        (["--gpu_id", "0,1"], "torchrun --nproc_per_node 2 main.py"),
+        (["--gpu_id", "first"], "must be a number"),
+        (["--device", "gpu"], "must be auto, cpu, cuda, cuda:N or mps"),
+        (["--num_classes", "20"], "voc has 21 classes"),
+        (["--test_only"], "--test_only needs --ckpt"),
+        (["--continue_training"], f"latest_{NAME}.pth"),
+        (["--scale_range", "2", "1"], "the smaller scale comes first"),
+        (["--warmup_itrs", "99"], "warm-up of 99 steps"),
+        (["--class_weights", "nowhere.txt"], "nowhere.txt"),
+        (["--pretrained", "nowhere.pth"], "nowhere.pth"),
+    ],
+)
+def test_mistakes_are_one_line_and_nothing_is_written(
+    arguments: list[str], expected: str, voc_args: Args, tmp_path: Path, capsys
+) -> None:
+    assert main.main(voc_args(*arguments)) == 2
+    error = capsys.readouterr().err
+    assert expected in error and error.count("\n") == 1 and "Traceback" not in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_data_at_all_says_how_to_get_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main.main([]) == 2
+    error = capsys.readouterr().err
+    assert "--download" in error and "--dataset shapes" in error and error.count("\n") == 1
+    assert main.main(["--dataset", "cityscapes"]) == 2
+    assert "leftImg8bit/" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_of_another_model_or_class_count_is_refused(
+    voc_args: Args, tmp_path: Path, capsys
+) -> None:
+    assert main.main(voc_args("--total_itrs", "1")) == 0
+    ckpt = str(tmp_path / "out" / f"latest_{NAME}.pth")
+    elsewhere = ["--output_dir", str(tmp_path / "new")]
+    other = ["--ckpt", ckpt, "--model", "deeplabv3plus_resnet18", *elsewhere]
+    assert main.main(voc_args(*other)) == 2
+    assert "holds deeplabv3plus_mobilenet, not --model" in capsys.readouterr().err
+    assert main.main(voc_args("--ckpt", ckpt, "--num_classes", "30", *elsewhere)) == 2
+    assert "has 21 classes" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_earlier_run_is_replaced_only_when_asked(voc_args: Args, tmp_path: Path, capsys) -> None:
+    assert main.main(voc_args("--total_itrs", "2")) == 0
+    latest = tmp_path / "out" / f"latest_{NAME}.pth"
+    before = latest.read_bytes()
+    assert main.main(voc_args("--total_itrs", "1")) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert latest.read_bytes() == before
+    assert main.main(voc_args("--total_itrs", "1", "--overwrite")) == 0
+    assert network.pretrained.read_file(latest)["cur_itrs"] == 1
+
+
+def test_hrnets_output_stride_is_said_once_and_named_os4(
+    voc_args: Args, tmp_path: Path
+) -> None:
+    arguments = ["--model", "deeplabv3_hrnetv2_18_small", "--output_stride", "16"]
+    with pytest.warns(UserWarning, match="always has output stride 4") as said:
+        assert main.main(voc_args(*arguments, "--total_itrs", "1")) == 0
+    assert len(said) == 1
+    assert (tmp_path / "out" / "latest_deeplabv3_hrnetv2_18_small_voc_os4.pth").exists()
+
+
+def test_list_models_prints_all(capsys) -> None:
+    assert main.main(["--list_models"]) == 0
+    table = capsys.readouterr().out
+    assert all(name in table for name in network.list_models())

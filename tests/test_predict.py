@@ -1,0 +1,205 @@
+"""Prediction as the user types it: which images are found, what is written, what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import network
+import predict
+from datasets.voc import VOCSegmentation
+from network import create_model
+
+SIZE = (48, 40)  # W, H
+
+
+@pytest.fixture(scope="module")
+def model() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return create_model("deeplabv3plus_mobilenet", num_classes=21).eval()
+
+
+@pytest.fixture(scope="module")
+def ckpt(model: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A checkpoint as main.py writes it."""
+    path = tmp_path_factory.mktemp("ckpt") / "best.pth"
+    state = {
+        "format": 1,
+        "model_name": model.name,
+        "build_args": model.build_args,
+        "class_names": list(VOCSegmentation.class_names),
+        "palette": torch.from_numpy(VOCSegmentation.palette.copy()),
+        "mean": list(model.mean),
+        "std": list(model.std),
+        "model_state": model.state_dict(),
+    }
+    torch.save(state, path)
+    return str(path)
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    """(40,48,3) uint8."""
+    return np.random.default_rng(0).integers(0, 256, (SIZE[1], SIZE[0], 3)).astype(np.uint8)
+
+
+@pytest.fixture
+def call(ckpt: str, tmp_path: Path) -> Callable[..., int]:
+    def run(source: Path, *more: str) -> int:
+        where = ["--input", str(source), "--ckpt", ckpt, "--device", "cpu"]
+        return predict.main([*where, "--output", str(tmp_path / "masks"), *more])
+
+    return run
+
+
+def expected_labels(model: torch.nn.Module, pixels: np.ndarray) -> np.ndarray:
+    batch = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        return model(network.Normalize(model.mean, model.std)(batch)).argmax(1)[0].numpy()
+
+
+def test_a_mask_holds_ids_and_shows_colours(model, call, picture, tmp_path: Path) -> None:
+    source = tmp_path / "photo.png"
+    Image.fromarray(picture).save(source)
+    assert call(source, "--overlay") == 0
+    mask = Image.open(tmp_path / "masks" / "photo.png")
+    assert mask.mode == "P"
+    labels = expected_labels(model, picture)
+    assert np.array_equal(np.array(mask), labels)
+    colours = VOCSegmentation.decode_target(labels)
+    assert np.array_equal(np.array(mask.convert("RGB")), colours)
+    overlay = Image.open(tmp_path / "masks" / "photo_overlay.jpg")
+    assert overlay.size == SIZE
+
+
+def test_folders_are_mirrored_and_nothing_overwrites_another(call, picture, tmp_path: Path) -> None:
+    source = tmp_path / "in put"
+    names = ["a.JPG", "a.png", "sub/a.jpeg", "sub/über.BMP", "sub/deep/b.tif", "c.WebP"]
+    for name in names:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(source / name)
+    (source / "notes.txt").write_text("no image")
+    assert call(source) == 0
+    masks = tmp_path / "masks"
+    found = {path.relative_to(masks).as_posix() for path in masks.rglob("*") if path.is_file()}
+    expected = {"a.JPG.png", "a.png.png", "sub/a.png", "sub/über.png", "sub/deep/b.png", "c.png"}
+    assert found == expected
+
+
+def upright(call, tmp_path: Path, image: Image.Image, name: str, **settings) -> np.ndarray:
+    path = tmp_path / name
+    image.save(path, **settings)
+    assert call(path) == 0
+    return np.array(Image.open(tmp_path / "masks" / (path.stem + ".png")))
+
+
+def test_exif_orientation_is_applied(model, call, picture, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying: turn by 270 degrees to see it upright
+    found = upright(call, tmp_path, Image.fromarray(picture), "lying.png", exif=exif)
+    assert found.shape == (SIZE[0], SIZE[1])
+    assert np.array_equal(found, expected_labels(model, np.rot90(picture, -1).copy()))
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "I;16", "1"])
+def test_every_kind_of_pixel_is_read(mode: str, model, call, picture, tmp_path: Path) -> None:
+    grey = picture[..., 0]
+    if mode == "I;16":
+        image = Image.fromarray(grey.astype(np.uint16) * 257)
+        wanted = np.repeat(grey[..., None], 3, axis=2)
+    else:
+        image = Image.fromarray(picture).convert(mode)
+        wanted = np.array(image.convert("RGB"))
+    name = "x.tif" if mode == "CMYK" else "x.png"
+    found = upright(call, tmp_path, image, name)
+    assert np.array_equal(found, expected_labels(model, wanted))
+
+
+def test_an_unreadable_file_is_named_and_left_out(call, picture, tmp_path: Path, capsys) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    Image.fromarray(picture).save(source / "good.png")
+    whole = (source / "good.png").read_bytes()
+    (source / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (source / "text.jpg").write_text("no image at all")
+    assert call(source) == 1
+    error = capsys.readouterr().err
+    assert "cut.png" in error and "text.jpg" in error and "Traceback" not in error
+    assert [path.name for path in (tmp_path / "masks").iterdir()] == ["good.png"]
+
+
+def test_no_image_is_an_error(call, tmp_path: Path, capsys) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_text("x")
+    assert call(tmp_path / "in") == 2
+    assert "no image in" in capsys.readouterr().err
+    assert call(tmp_path / "nowhere") == 2
+    assert "does not exist" in capsys.readouterr().err
+
+
+def test_files_are_replaced_only_the_predecessors_way(
+    call, picture, tmp_path: Path, capsys
+) -> None:
+    source = tmp_path / "x.png"
+    Image.fromarray(picture).save(source)
+    assert call(source) == 0
+    assert call(source) == 2
+    assert "would be replaced" in capsys.readouterr().err
+    assert call(source, "--save_val_results_to", str(tmp_path / "masks")) == 0
+    assert call(source, "--save_val_results_to", str(tmp_path)) == 2  # the image itself
+    assert np.array_equal(np.array(Image.open(source)), picture)
+
+
+def test_masks_inside_the_input_are_not_taken_for_images(call, picture, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    Image.fromarray(picture).save(source / "x.png")
+    into = ["--save_val_results_to", str(source / "masks")]
+    assert call(source, *into) == 0
+    assert call(source, *into) == 0
+    assert [path.name for path in (source / "masks").rglob("*.png")] == ["x.png"]
+
+
+def test_crop_val_predicts_the_centre(model, call, picture, tmp_path: Path) -> None:
+    source = tmp_path / "x.png"
+    Image.fromarray(picture).save(source)
+    assert call(source, "--crop_val", "--crop_size", "40") == 0
+    found = np.array(Image.open(tmp_path / "masks" / "x.png"))
+    assert np.array_equal(found, expected_labels(model, picture[:, 4:44].copy()))
+
+
+def test_the_predecessors_checkpoint_needs_its_flags(call, picture, tmp_path: Path, capsys) -> None:
+    source = tmp_path / "x.png"
+    Image.fromarray(picture).save(source)
+    torch.manual_seed(1)
+    legacy = {"backbone_args": {"legacy_padding": True}}
+    old = create_model("deeplabv3plus_mobilenet", num_classes=19, **legacy).eval()
+    path = tmp_path / "old.pth"
+    torch.save({"model_state": old.state_dict(), "best_score": np.float64(0.7)}, path)
+    flags = "--dataset cityscapes --model deeplabv3plus_mobilenet --val_batch_size 4 --gpu_id 0"
+    arguments = ["--input", str(source), "--ckpt", str(path), *flags.split()]
+    masks = str(tmp_path / "test_results")
+    assert predict.main([*arguments, "--save_val_results_to", masks, "--device", "cpu"]) == 0
+    found = np.array(Image.open(tmp_path / "test_results" / "x.png"))
+    assert np.array_equal(found, expected_labels(old, picture))
+    wrong = ["--input", str(source), "--ckpt", str(path), "--model", "deeplabv3_resnet50"]
+    assert predict.main([*wrong, "--output", str(tmp_path / "m2")]) == 2
+    assert "it fits: deeplabv3plus_mobilenet (19 classes)" in capsys.readouterr().err
+    assert not (tmp_path / "m2").exists()
+
+
+def test_contradicting_flags_and_missing_checkpoints_are_errors(
+    call, picture, tmp_path: Path, capsys
+) -> None:
+    source = tmp_path / "x.png"
+    Image.fromarray(picture).save(source)
+    assert call(source, "--model", "deeplabv3_resnet50") == 2
+    assert "holds deeplabv3plus_mobilenet" in capsys.readouterr().err
+    assert call(source, "--ckpt", str(tmp_path / "no.pth")) == 2
+    assert "no.pth" in capsys.readouterr().err
+    assert not (tmp_path / "masks").exists()

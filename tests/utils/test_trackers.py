@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from utils.visualizer import NullTracker, Trackers
+
+
+class Recorder:
+    """A tracker that notes its calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *arguments: self.calls.append(name)
+
+
+def use(tracker: Trackers) -> None:
+    tracker.scalars(1, {"loss": 1.0})
+    tracker.image("a", 1, np.zeros((2, 2, 3), np.uint8))
+    tracker.table("t", 1, [{"a": 1}])
+    tracker.figure("f", 1, Path("f.png"))
+    tracker.text("o", {"a": 1})
+    tracker.close()
+
+
+def test_trackers_hand_on_and_null_tracker_does_nothing() -> None:
+    recorders = Recorder(), Recorder()
+    use(Trackers(*recorders))
+    use(NullTracker())
+    for recorder in recorders:
+        assert recorder.calls == ["scalars", "image", "table", "figure", "text", "close"]
