@@ -139,8 +139,8 @@ def execute(run: Run) -> None:
     world.say(
         f"{opts.model.model}: {sum(p.numel() for p in run.model.parameters()):,} parameters, "
         f"{len(run.class_names)} classes, output stride {run.model.build_args['output_stride']}\n"
-        f"{opts.data.dataset}: {len(run.train_set)} training, {len(run.val_set)} validation images\n"
-        f"torch {torch.__version__} on {kind}, {world.size} process(es)"
+        f"{opts.data.dataset}: {len(run.train_set)} images to train on, {len(run.val_set)} to "
+        f"validate\ntorch {torch.__version__} on {kind}, {world.size} process(es)"
     )
     trackers = start_trackers(run)
     try:

@@ -1,10 +1,11 @@
 """Shapes: pictures made on the fly, to try everything without any file.
 
-Eight classes that only form and texture tell apart. A plain figure is named after its outline
-(disk, square, triangle, cross); a figure with stripes, checks or dots is named after its texture,
-whatever its outline. Colours are random and say nothing about the class. The same index gives the
-same picture on every machine: all draws are integers or plain uniforms of a seeded generator, and
-sines and cosines are rounded, so that no last digit of a maths library can move a pixel.
+Eight classes that only form and texture tell apart. The background is grainy, figures are smooth.
+A plain figure is named after its form (disk, ring, triangle, cross); a figure with stripes, checks
+or dots after its texture, whatever its outline. Colours are random and say nothing about the class.
+The same index gives the same picture on every machine: all draws are integers or plain uniforms of
+a seeded generator, and sines and cosines are rounded, so that no last digit of a maths library can
+move a pixel.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from PIL import Image
 
 from datasets.base import SegmentationDataset, Transform, make_label_table, make_palette
 
-CLASS_NAMES = ("background", "disk", "square", "triangle", "cross", "stripes", "checks", "dots")
-FORMS = ("disk", "square", "triangle", "cross")
+CLASS_NAMES = ("background", "disk", "ring", "triangle", "cross", "stripes", "checks", "dots")
 TEXTURES = ("stripes", "checks", "dots")
+OUTLINES = ("disk", "square", "triangle")  # of the textured figures
 COLORS = (
     (38, 42, 54),
     (232, 93, 84),
@@ -99,12 +100,12 @@ def draw_picture(rng: Rng, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarra
     height, width = size
     label = np.zeros(size, dtype=np.uint8)
     ground = _random_color(rng, ())
-    ground_grain, figure_grain = int(rng.integers(20, 33)), int(rng.integers(2, 7))
+    ground_grain, figure_grain = int(rng.integers(24, 37)), int(rng.integers(2, 6))
     pixels = _shaded(rng, np.broadcast_to(ground, (height, width, 3)))
-    count = max(1, round(int(rng.integers(4, 8)) * height * width / (128 * 160)))
+    count = max(1, round(int(rng.integers(5, 9)) * height * width / (128 * 160)))
     placed: list[tuple[float, float, float]] = []
     for _ in range(count):
-        radius = _uniform(rng, 0.14, 0.27) * min(size)
+        radius = _uniform(rng, 0.17, 0.27) * min(size)
         center = _free_center(rng, radius, placed, size)
         if center is None:
             continue  # the picture is full
@@ -125,17 +126,17 @@ def _draw_figure(
 ) -> None:
     """Paint one figure of a random class into `pixels` (float32) and `label`, in place."""
     name = CLASS_NAMES[1 + int(rng.integers(len(CLASS_NAMES) - 1))]
-    form = name if name in FORMS else FORMS[int(rng.integers(len(FORMS)))]
+    outline = OUTLINES[int(rng.integers(len(OUTLINES)))] if name in TEXTURES else name
     color = _random_color(rng, (ground,))
-    second = _random_color(rng, (ground, color), distance=220)
     reach = math.ceil(radius * 1.1)
     top, left = max(0, int(center[0]) - reach), max(0, int(center[1]) - reach)
     window = (slice(top, int(center[0]) + reach + 2), slice(left, int(center[1]) + reach + 2))
     rows, columns = np.ogrid[: label[window].shape[0], : label[window].shape[1]]
     y, x = rows + (top - center[0]), columns + (left - center[1])
-    inside = _form(form, *_rotated(rng, y / radius, x / radius))
+    inside = _form(outline, *_rotated(rng, y / radius, x / radius))
     paint = np.broadcast_to(color, (*inside.shape, 3))
     if name in TEXTURES:
+        second = _random_color(rng, (ground, color), brightness_step=80)
         period = _uniform(rng, 8.0, 11.0)
         marks = _texture(name, *_rotated(rng, y / period, x / period))
         paint = np.where(marks[..., None], second, paint)
@@ -151,9 +152,11 @@ def _add_grain(rng: Rng, pixels: np.ndarray, *, strength: np.ndarray) -> None:
 
 
 def _form(name: str, v: np.ndarray, u: np.ndarray) -> np.ndarray:
-    """Mask of the outline in coordinates where the figure's radius is 1; areas are alike."""
+    """Mask of the outline in coordinates where the figure's radius is 1."""
     if name == "disk":
         return u * u + v * v < 0.72
+    if name == "ring":
+        return abs(u * u + v * v - 0.59) < 0.37
     if name == "square":
         return np.maximum(abs(u), abs(v)) < 0.76
     if name == "triangle":  # pointing to v = -1.1
@@ -173,7 +176,8 @@ def _texture(name: str, v: np.ndarray, u: np.ndarray) -> np.ndarray:
 
 
 def _rotated(rng: Rng, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    angle = _uniform(rng, 0.0, 2 * math.pi)
+    """The coordinates turned by up to 23 degrees either way."""
+    angle = _uniform(rng, -0.4, 0.4)
     cos, sin = round(math.cos(angle), 6), round(math.sin(angle), 6)
     return cos * y - sin * x, sin * y + cos * x
 
@@ -201,15 +205,27 @@ def _free_center(
     return None
 
 
-def _random_color(rng: Rng, others: tuple[np.ndarray, ...], *, distance: float = 150) -> np.ndarray:
-    """RGB float32 (3,) in 0..255, clearly unlike the others but for bad luck."""
-    for _ in range(30):
+def _random_color(
+    rng: Rng, others: tuple[np.ndarray, ...], *, brightness_step: float = 0.0
+) -> np.ndarray:
+    """RGB float32 (3,) in 0..255, clearly unlike the others but for bad luck.
+
+    It differs from the last of them by `brightness_step` too.
+    """
+    for _ in range(40):
         hue, saturation = _uniform(rng, 0, 1), _uniform(rng, 0.15, 0.75)
         value = _uniform(rng, 0.3, 1.0)
         color = np.float32(colorsys.hsv_to_rgb(hue, saturation, value)) * np.float32(255)
-        if all(float(abs(color - other).sum()) > distance for other in others):
+        far = all(float(abs(color - other).sum()) > 150 for other in others)
+        if far and (
+            not others or abs(_brightness(color) - _brightness(others[-1])) >= brightness_step
+        ):
             break
     return color
+
+
+def _brightness(color: np.ndarray) -> float:
+    return float(0.3 * color[0] + 0.6 * color[1] + 0.1 * color[2])
 
 
 def _uniform(rng: Rng, low: float, high: float) -> float:

@@ -349,9 +349,7 @@ def test_an_earlier_run_is_replaced_only_when_asked(voc_args: Args, tmp_path: Pa
     assert network.pretrained.read_file(latest)["cur_itrs"] == 1
 
 
-def test_hrnets_output_stride_is_said_once_and_named_os4(
-    voc_args: Args, tmp_path: Path
-) -> None:
+def test_hrnets_output_stride_is_said_once_and_named_os4(voc_args: Args, tmp_path: Path) -> None:
     arguments = ["--model", "deeplabv3_hrnetv2_18_small", "--output_stride", "16"]
     with pytest.warns(UserWarning, match="always has output stride 4") as said:
         assert main.main(voc_args(*arguments, "--total_itrs", "1")) == 0

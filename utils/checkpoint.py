@@ -63,7 +63,7 @@ class RunFiles:
 
 
 def save(state: Mapping[str, Any], path: Path) -> None:
-    """Write ``state`` so that ``path`` holds the old file or the new one, never a part of either."""
+    """Write ``state`` so that ``path`` holds the old file or the new one, never half of either."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -136,7 +136,7 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], 
     same_sizes = [len(group["params"]) for group in now] == [len(g["params"]) for g in then]
     if not same_sizes or ("betas" in now[0]) != ("betas" in then[0]):
         raise ValueError(
-            f"{path}: its optimizer state is not that of {type(optimizer).__name__} for this model; "
+            f"{path}: its optimizer state does not suit {type(optimizer).__name__} here; "
             "give the --optimizer it was trained with, or leave out --continue_training"
         )
     groups = [{**new, "params": old["params"]} for new, old in zip(now, then, strict=True)]

@@ -190,7 +190,7 @@ def read_class_weights(path: str, class_names: Sequence[str]) -> Tensor | None:
             continue
         if len(words) != 2 or words[1].strip() not in class_names:
             raise ValueError(
-                f"{path}: {line!r} is no `weight  class name`; the classes: {', '.join(class_names)}"
+                f"{path}: {line!r} is no `weight  class name`; names: {', '.join(class_names)}"
             )
         try:
             weights[words[1].strip()] = float(words[0])

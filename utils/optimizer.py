@@ -9,7 +9,7 @@ from torch import nn
 def create_optimizer(
     name: str, model: nn.Module, *, lr: float, backbone_lr_mult: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """SGD with momentum 0.9 or AdamW; groups: backbone at ``backbone_lr_mult * lr``, head at ``lr``.
+    """SGD with momentum 0.9, or AdamW; the backbone learns at ``backbone_lr_mult * lr``.
 
     The order of the groups and of the parameters in them is the predecessor's, so that its
     optimizer states fit.

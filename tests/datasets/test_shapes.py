@@ -98,7 +98,7 @@ def test_textured_figures_have_any_outline(monkeypatch: pytest.MonkeyPatch) -> N
     for index in range(100):
         Shapes("train").load(index)
     pairs = {pair for pair in pairwise(drawn) if pair[1] in shapes.TEXTURES}  # form, its texture
-    assert pairs == set(product(shapes.FORMS, shapes.TEXTURES))
+    assert pairs == set(product(shapes.OUTLINES, shapes.TEXTURES))
 
 
 def test_mistakes_are_answered() -> None:

@@ -101,7 +101,7 @@ def test_a_scheduler_saved_one_step_behind_is_set_right() -> None:
     ("change", "expected"),
     [
         (lambda saved: saved.pop("optimizer_state"), "holds no optimizer_state"),
-        (lambda saved: saved.update(state_after(1, optimizer="adamw")), "not that of SGD"),
+        (lambda saved: saved.update(state_after(1, optimizer="adamw")), "does not suit SGD"),
     ],
 )
 def test_a_file_that_cannot_be_continued_is_an_error(change, expected: str) -> None:

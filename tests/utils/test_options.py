@@ -62,7 +62,8 @@ def test_predecessors_commands_parse(command: str) -> None:
 def test_argument_file_holds_flags_and_comments_and_the_command_line_wins(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.txt"
     recipe.write_text(
-        "# a comment\n--lr 0.5 --batch_size 4  # another\n\n--data_root 'a b'\n--scale_range 1 1.5\n"
+        "# a comment\n--lr 0.5 --batch_size 4  # another\n\n--data_root 'a b'\n"
+        "--scale_range 1 1.5\n"
     )
     parsed = options.parse_main([f"@{recipe}", "--lr", "0.25"])
     assert (parsed.optim.lr, parsed.data.batch_size) == (0.25, 4)
