@@ -135,7 +135,7 @@ def execute(run: Run) -> None:
     opts, world = run.opts, run.world
     kind = f"{torch.cuda.get_device_name(world.device)}" if world.device.type == "cuda" else "cpu"
     for note in run.notes:
-        world.say(f"note: {note}")
+        world.say(note)
     world.say(
         f"{opts.model.model}: {sum(p.numel() for p in run.model.parameters()):,} parameters, "
         f"{len(run.class_names)} classes, output stride {run.model.build_args['output_stride']}\n"

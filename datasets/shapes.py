@@ -225,7 +225,8 @@ def _random_color(
 
 
 def _brightness(color: np.ndarray) -> float:
-    return float(0.3 * color[0] + 0.6 * color[1] + 0.1 * color[2])
+    red, green, blue = color.tolist()
+    return 0.3 * red + 0.6 * green + 0.1 * blue
 
 
 def _uniform(rng: Rng, low: float, high: float) -> float:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
 import main
@@ -87,6 +88,18 @@ def test_test_only_scores_a_checkpoint_and_writes_nothing(
 def test_crop_val_is_labelled_as_not_comparable(voc_args: Args, capsys) -> None:
     assert main.main(voc_args("--crop_val", "--total_itrs", "1", "--val_batch_size", "2")) == 0
     assert "centre crops of 48, not comparable with published numbers" in capsys.readouterr().out
+
+
+def test_pretrained_weights_are_loaded_and_said(voc_args: Args, tmp_path: Path, capsys) -> None:
+    published = torchvision.models.mobilenet_v2().state_dict()
+    torch.save(published, tmp_path / "mobilenet_v2.pth")
+    weights = ["--pretrained", str(tmp_path / "mobilenet_v2.pth")]
+    assert main.main(voc_args(*weights, "--total_itrs", "1", "--lr", "0")) == 0
+    assert "306 of 314 tensors used" in capsys.readouterr().out
+    saved = network.pretrained.read_file(tmp_path / "out" / f"latest_{NAME}.pth")
+    loaded = saved["model_state"]["backbone.low_level_features.0.0.weight"]
+    assert torch.equal(loaded, published["features.0.0.weight"])
+    assert saved["bn_momentum"] == 0.01
 
 
 def test_starting_from_weights_begins_at_step_0(voc_args: Args, tmp_path: Path, capsys) -> None:
@@ -301,6 +314,7 @@ def test_bad_data_is_one_line(
         (["--warmup_itrs", "99"], "warm-up of 99 steps"),
         (["--class_weights", "nowhere.txt"], "nowhere.txt"),
         (["--pretrained", "nowhere.pth"], "nowhere.pth"),
+        (["--pretrained", "imagenet"], "not available yet"),
     ],
 )
 def test_mistakes_are_one_line_and_nothing_is_written(
@@ -318,7 +332,9 @@ def test_no_data_at_all_says_how_to_get_some(
     monkeypatch.chdir(tmp_path)
     assert main.main([]) == 2
     error = capsys.readouterr().err
-    assert "--download" in error and "--dataset shapes" in error and error.count("\n") == 1
+    for way in ("--download", "--dataset shapes", "leftImg8bit/ and gtFine/"):
+        assert way in error
+    assert error.count("\n") == 1
     assert main.main(["--dataset", "cityscapes"]) == 2
     assert "leftImg8bit/" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -361,3 +377,60 @@ def test_list_models_prints_all(capsys) -> None:
     assert main.main(["--list_models"]) == 0
     table = capsys.readouterr().out
     assert all(name in table for name in network.list_models())
+
+
+@pytest.mark.slow
+def test_a_full_cityscapes_image_is_validated_in_2_gib(tmp_path: Path) -> None:
+    for split, number in (("train", 0), ("val", 1)):
+        stem = f"town_00000{number}_000019"
+        image = tmp_path / "leftImg8bit" / split / "town" / f"{stem}_leftImg8bit.png"
+        label = tmp_path / "gtFine" / split / "town" / f"{stem}_gtFine_labelIds.png"
+        image.parent.mkdir(parents=True)
+        label.parent.mkdir(parents=True)
+        Image.fromarray(np.full((1024, 2048, 3), 99, np.uint8)).save(image)
+        Image.fromarray(np.full((1024, 2048), 7, np.uint8)).save(label)
+    model = network.create_model("deeplabv3plus_mobilenet", num_classes=19)
+    ckpt = tmp_path / "weights.pth"
+    torch.save({"model_state": model.state_dict()}, ckpt)
+    arguments = ["--dataset", "cityscapes", "--data_root", str(tmp_path), "--ckpt", str(ckpt)]
+    report = "import atexit, resource as r; atexit.register(lambda: print('peak', r.getrusage(r.RUSAGE_SELF).ru_maxrss))"  # noqa: E501
+    code, output, error = run_command([*arguments, "--test_only", "--device", "cpu"], code=report)
+    assert code == 0, error
+    peak_kib = int(output.rsplit("peak ", 1)[1])
+    assert peak_kib <= 2 * 1024 * 1024, f"{peak_kib / 1024**2:.2f} GiB"
+
+
+@pytest.mark.slow
+def test_two_processes_train_together(voc_args: Args, tmp_path: Path) -> None:
+    arguments = voc_args("--batch_size", "4")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command = [*torchrun, "--master_port", "29517", "main.py", *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("validation at step 4: 3 images") == 1
+    saved = network.pretrained.read_file(tmp_path / "out" / f"latest_{NAME}.pth")
+    assert saved["cur_itrs"] == 4
+    assert not any(key.startswith("module.") for key in saved["model_state"])
+
+
+# --- the command as typed -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "--model deeplabv3plus_mobilenet --enable_vis --vis_port 28333 --gpu_id 0 --year 2012_aug "
+        "--crop_val --lr 0.01 --crop_size 513 --batch_size 16 --output_stride 16",
+        "--model deeplabv3plus_mobilenet --dataset cityscapes --enable_vis --vis_port 28333 "
+        "--gpu_id 0  --lr 0.1  --crop_size 768 --batch_size 16 --output_stride 16 "
+        "--data_root ./datasets/data/cityscapes",
+    ],
+)
+def test_predecessors_readme_commands_start(command: str, monkeypatch, capsys) -> None:
+    """They get as far as looking for the data; the parts behind are tested with small options."""
+    monkeypatch.chdir("/")
+    assert main.main(command.split()) == 2
+    assert "--data_root" in capsys.readouterr().err

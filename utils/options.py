@@ -313,6 +313,33 @@ def command_line(argv: Sequence[str] | None = None) -> str:
     return shlex.join(["python", "main.py", *(sys.argv[1:] if argv is None else argv)])
 
 
+# Options that do something only where another has this value.
+ONLY_WITH = {
+    "year": ("dataset", "voc"),
+    "download": ("dataset", "voc"),
+    "step_size": ("lr_policy", "step"),
+    "focal_gamma": ("loss_type", "focal_loss"),
+    "focal_alpha": ("loss_type", "focal_loss"),
+    "vis_port": ("enable_vis", True),
+    "vis_env": ("enable_vis", True),
+}
+
+
+def without_effect(options: Options) -> list[str]:
+    """A line for each option that was given but does nothing beside the others."""
+    now = flat(options)
+    defaults = {
+        field.name: field.default
+        for group in get_type_hints(Options).values()
+        for field in dataclasses.fields(group)
+    }
+    return [
+        f"--{name} has no effect without --{other}" + ("" if value is True else f" {value}")
+        for name, (other, value) in ONLY_WITH.items()
+        if now[name] != defaults[name] and now[other] != value
+    ]
+
+
 def torchrun_command(command: str, gpu_ids: str) -> str:
     """``command`` started with torchrun, one process for each of ``gpu_ids`` (as in "0,1")."""
     arguments = re.sub(r"\s--gpu_id(=|\s+)\S+", "", command).removeprefix("python ")

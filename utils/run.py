@@ -84,6 +84,11 @@ def _check_request(opts: options.Options, world_size: int) -> None:
     low, high = opts.data.scale_range
     if low > high:
         raise ValueError(f"--scale_range {low} {high}: the smaller scale comes first")
+    if opts.model.pretrained == "imagenet":
+        raise ValueError(
+            "--pretrained imagenet: fetching weights by name is not available yet; give a weight "
+            "file, or none"
+        )
     if opts.run.test_only:
         if opts.model.ckpt is None:
             raise ValueError("--test_only needs --ckpt FILE: there is nothing to test")
@@ -114,14 +119,16 @@ def _build_model(opts: options.Options, stride: int, saved: dict[str, Any], ckpt
         asked.model,
         num_classes=opts.data.num_classes or len(facts.class_names),
         output_stride=stride,
-        pretrained="none" if saved else asked.pretrained,
         separable_conv=asked.separable_conv,
         aspp_rates=asked.aspp_rates,
         backbone_args=built.get("backbone_args"),
     )
     if saved:
         network.pretrained.load_model_state(model, state, source=ckpt)
-    return model
+        return model, [f"weights from {ckpt}"]
+    if asked.pretrained != "none":
+        return model, [network.pretrained.load_backbone_weights(model, asked.pretrained)]
+    return model, ["random weights: for ImageNet's, give --pretrained FILE"]
 
 
 def _build_datasets(
@@ -193,7 +200,7 @@ def prepare(opts: options.Options, command: str) -> Run:
         files.refuse_overwriting()
     ckpt = opts.model.ckpt or (str(files.latest) if opts.run.continue_training else "")
     saved = network.pretrained.read_file(ckpt) if ckpt else {}
-    model = _build_model(opts, stride, saved, ckpt)
+    model, notes = _build_model(opts, stride, saved, ckpt)
     facts = datasets.DATASETS[opts.data.dataset]
     unused = range(len(facts.class_names), model.build_args["num_classes"])
     class_names = [*facts.class_names, *(f"unused {number}" for number in unused)]
@@ -209,9 +216,9 @@ def prepare(opts: options.Options, command: str) -> Run:
     model = model.to(world.device, memory_format=torch.channels_last)
     optimizer, scheduler = _build_optimisation(opts.optim, model)
     torch.manual_seed(opts.run.random_seed + world.rank)  # dropout differs between processes
-    notes = []
+    notes += options.without_effect(opts)
     if opts.run.continue_training:
-        notes = checkpoint.resume(
+        notes += checkpoint.resume(
             saved, ckpt, optimizer=optimizer, scheduler=scheduler, options=options.flat(opts)
         )
     return Run(

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+
+from network import create_model
 
 
 @pytest.fixture(autouse=True)
@@ -63,5 +67,49 @@ def images() -> Callable[..., Tensor]:
     def make(height: int, width: int, *, count: int = 2) -> Tensor:
         generator = torch.Generator().manual_seed(height * 1000 + width)
         return torch.randn(count, 3, height, width, generator=generator, dtype=torch.float64)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def mobilenet() -> nn.Module:
+    torch.manual_seed(1)
+    return create_model(
+        "deeplabv3plus_mobilenet", num_classes=19, backbone_args={"legacy_padding": True}
+    ).eval()
+
+
+@pytest.fixture
+def predecessor_file(mobilenet: nn.Module, tmp_path: Path) -> Path:
+    """As the predecessor saves it, its NumPy number included."""
+    path = tmp_path / "best_deeplabv3plus_mobilenet_cityscapes_os16.pth"
+    content = {
+        "cur_itrs": 30000,
+        "model_state": mobilenet.state_dict(),
+        "optimizer_state": {"state": {}, "param_groups": [{"lr": 0.1, "params": [0]}]},
+        "scheduler_state": {"last_epoch": 3},
+        "best_score": np.float64(0.721),
+    }
+    torch.save(content, path)
+    return path
+
+
+@pytest.fixture
+def own_checkpoint() -> Callable[..., dict[str, object]]:
+    """A checkpoint in our own format, with some entries changed."""
+
+    def make(model: torch.nn.Module, **changes: object) -> dict[str, object]:
+        return {
+            "format": 1,
+            "model_name": model.name,
+            "build_args": model.build_args,
+            "class_names": ["road", "sky"],
+            "palette": torch.arange(768, dtype=torch.uint8).reshape(256, 3),
+            "mean": [0.1, 0.2, 0.3],
+            "std": [0.4, 0.5, 0.6],
+            "model_state": model.state_dict(),
+            "best_score": 0.5,
+            **changes,
+        }
 
     return make

@@ -114,3 +114,15 @@ def test_every_flag_has_help_that_names_its_default(capsys: pytest.CaptureFixtur
         assert f"--{name}" in text
         if isinstance(default, int | float) and not isinstance(default, bool):
             assert f"(default: {default})" in text
+
+
+def test_options_without_effect_are_named() -> None:
+    given = "--dataset shapes --year 2007 --focal_gamma 1 --vis_port 99 --step_size 5"
+    assert options.without_effect(options.parse_main(given.split())) == [
+        "--year has no effect without --dataset voc",
+        "--step_size has no effect without --lr_policy step",
+        "--focal_gamma has no effect without --loss_type focal_loss",
+        "--vis_port has no effect without --enable_vis",
+    ]
+    given = "--lr_policy step --step_size 5 --loss_type focal_loss --focal_gamma 1 --year 2007"
+    assert options.without_effect(options.parse_main(given.split())) == []
