@@ -7,37 +7,15 @@ files: ``python main.py @recipes/NAME.txt --lr 0.02`` (one or more flags a line,
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import difflib
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, get_type_hints
 
-
-def integer(text: str) -> int:
-    """Whole number, also in the form 30e3."""
-    value = float(text)
-    if value != int(value):
-        raise ValueError(text)
-    return int(value)
-
-
-def option(
-    default: Any,
-    help: str,
-    *,
-    choices: Sequence[Any] | None = None,
-    minimum: float | None = None,
-    nargs: int | None = None,
-    metavar: str | None = None,
-) -> Any:
-    """A dataclass field that is also a command-line flag; ``minimum`` bounds numbers from below."""
-    metadata = dict(help=help, choices=choices, minimum=minimum, nargs=nargs, metavar=metavar)
-    return dataclasses.field(default=default, metadata=metadata)
+from utils.arguments import option, parse
 
 
 @dataclass(frozen=True)
@@ -204,90 +182,11 @@ class PredecessorOptions:
     val_batch_size: int = option(1, "accepted; images are predicted one by one", minimum=1)
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line, and whose argument files allow several flags a line."""
-
-    def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
-        return shlex.split(arg_line, comments=True)
-
-    def error(self, message: str) -> NoReturn:
-        unknown = re.match(r"unrecognized arguments: (--\S+)", message)
-        if unknown:
-            flags = [flag for action in self._actions for flag in action.option_strings]
-            near = difflib.get_close_matches(unknown[1], flags, n=1)
-            message = f"unknown option {unknown[1]}"
-            message += f"; did you mean {near[0]}?" if near else ""
-            message += f" All options: python {self.prog} --help"
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
-def _converter(annotation: Any) -> Callable[[str], Any]:
-    text = str(annotation)
-    if "float" in text:
-        return float
-    return integer if "int" in text else str
-
-
-def _add_group(parser: argparse.ArgumentParser, group: type) -> None:
-    section = parser.add_argument_group((group.__doc__ or "").splitlines()[0])
-    hints = get_type_hints(group)
-    for field in dataclasses.fields(group):
-        meta, flag = field.metadata, f"--{field.name}"
-        help_text = meta["help"].replace("%", "%%")
-        if hints[field.name] is bool:
-            section.add_argument(flag, action="store_true", help=help_text)
-            continue
-        if field.default not in (None, "") and "default" not in help_text:
-            shown = field.default
-            shown = " ".join(map(str, shown)) if isinstance(shown, tuple) else shown
-            help_text += f" (default: {shown})"
-        metavar = meta["metavar"] or (
-            None if meta["choices"] else field.name.split("_")[-1].upper()
-        )
-        section.add_argument(
-            flag,
-            type=_converter(hints[field.name]),
-            default=field.default,
-            choices=meta["choices"],
-            nargs=meta["nargs"],
-            metavar=metavar,
-            required=field.default == "",
-            help=help_text,
-        )
-
-
-def _collect(parser: argparse.ArgumentParser, group: type, values: Mapping[str, Any]) -> Any:
-    chosen = {}
-    for field in dataclasses.fields(group):
-        value, minimum = values[field.name], field.metadata["minimum"]
-        if isinstance(value, list):
-            value = tuple(value)
-        numbers = value if isinstance(value, tuple) else (value,)
-        for number in numbers:
-            # `not >=` so that NaN is refused too.
-            if minimum is not None and number is not None and not number >= minimum:
-                parser.error(f"--{field.name} {number}: must be at least {minimum}")
-        chosen[field.name] = value
-    return group(**chosen)
-
-
-def _parse(
-    groups: Mapping[str, type], prog: str, description: str, argv: Sequence[str] | None
-) -> dict[str, Any]:
-    parser = Parser(
-        prog=prog, description=description, fromfile_prefix_chars="@", allow_abbrev=False
-    )
-    for group in groups.values():
-        _add_group(parser, group)
-    values = vars(parser.parse_args(argv))
-    return {name: _collect(parser, group, values) for name, group in groups.items()}
-
-
 def parse_main(argv: Sequence[str] | None = None) -> Options:
     """Options of `main.py`; exits with 2 and one line on stderr where they make no sense."""
     groups = get_type_hints(Options)
     description = "Train, validate and test DeepLabV3 and DeepLabV3+."
-    return Options(**_parse(groups, "main.py", description, argv))
+    return Options(**parse(groups, prog="main.py", description=description, argv=argv))
 
 
 def parse_predict(
@@ -295,7 +194,8 @@ def parse_predict(
 ) -> tuple[PredictOptions, PredecessorOptions]:
     """Options of `predict.py`."""
     groups = {"predict": PredictOptions, "predecessor": PredecessorOptions}
-    parsed = _parse(groups, "predict.py", "Segment images with a trained network.", argv)
+    description = "Segment images with a trained network."
+    parsed = parse(groups, prog="predict.py", description=description, argv=argv)
     return parsed["predict"], parsed["predecessor"]
 
 
