@@ -1,4 +1,5 @@
-# make train        install, train on the built-in data set, show scores and pictures (3 minutes)
+# make train        install, train on the built-in data set, show scores and pictures (3 minutes);
+#                   a second call replaces the first one's run
 # make test         install, run all tests but the slow ones
 # make test-all     the slow ones too
 # make install      only install, into .venv

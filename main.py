@@ -13,9 +13,9 @@ results/. All options: python main.py --help. What a run consists of is built in
 from __future__ import annotations
 
 import math
+import re
 import sys
 import time
-import warnings
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -28,7 +28,7 @@ from datasets.loader import TrainSampler, train_loader, val_loader
 from metrics import StreamSegMetrics
 from network.inference import predict_labels
 from utils import checkpoint, options
-from utils.progress import Progress
+from utils.progress import Progress, plain_warnings
 from utils.report import report_validation, show_sample, start_trackers
 from utils.run import Run, prepare
 from utils.visualizer import Trackers
@@ -38,14 +38,14 @@ from utils.visualizer import Trackers
 SCORE = "Mean IoU (classes in ground truth)"
 
 
-def train(run: Run, trackers: Trackers) -> None:
+def train(run: Run, trackers: Trackers, progress: Progress) -> None:
     """Train from the present step to --total_itrs, validating and saving on the way."""
     opts, world, model, device = run.opts, run.world, run.model, run.world.device
     optimizer, scheduler = run.optimizer, run.scheduler
     total, step, best_score = opts.optim.total_itrs, 0, 0.0
     if opts.run.continue_training:
-        step, best_score = run.saved["cur_itrs"], float(run.saved["best_score"])
-        world.say(f"continuing at step {step} of {total}")
+        step, best_score = run.saved["cur_itrs"], float(run.saved.get("best_score", 0))
+        world.say(f"continuing at step {step} of {total}" + ", its end" * (step == total))
     parallel = world.wrap(model)
     sampler = TrainSampler(
         len(run.train_set),
@@ -62,7 +62,6 @@ def train(run: Run, trackers: Trackers) -> None:
         num_workers=opts.data.num_workers,
         pin_memory=device.type == "cuda",
     )
-    progress = Progress(total, start=step, quiet=not world.is_main)
     loss_sum, num_summed = torch.zeros((), device=device), 0
     model.train()
     for step, (images, labels) in enumerate(progress.track(loader), start=step + 1):  # noqa: B020
@@ -70,6 +69,7 @@ def train(run: Run, trackers: Trackers) -> None:
             logits = parallel(run.network_input(images))
             loss = run.criterion(logits, labels.to(device, non_blocking=True))
         loss.backward()
+        lr = optimizer.param_groups[-1]["lr"]
         optimizer.step()
         optimizer.zero_grad()
         scheduler.step()
@@ -83,20 +83,21 @@ def train(run: Run, trackers: Trackers) -> None:
             values = {"loss": world.mean(loss_sum / num_summed).item()}
             if not math.isfinite(values["loss"]):
                 raise FloatingPointError(f"the loss is {values['loss']} at step {step}")
-            values |= {"lr": optimizer.param_groups[-1]["lr"], **progress.speed()}
+            values |= {"lr": lr, **progress.speed()}
             progress.report(step, values)
             trackers.scalars(step, values)
             loss_sum, num_summed = torch.zeros((), device=device), 0
         if is_val:
+            world.share_buffers(model)
             score = validate(run, step, trackers)
             model.train()
+        rng_states = world.gather(checkpoint.rng_state()) if is_save else []
         if is_save and world.is_main:
             if is_val and (score > best_score or not run.files.best.exists()):
                 best_score = score
-                checkpoint.save(run.state(step, best_score), run.files.best)
-            checkpoint.save(run.state(step, best_score), run.files.latest)
+                checkpoint.save(run.state(step, best_score, rng_states), run.files.best)
+            checkpoint.save(run.state(step, best_score, rng_states), run.files.latest)
         progress.pause()
-    progress.close()
 
 
 def validate(run: Run, step: int, trackers: Trackers) -> float:
@@ -136,49 +137,67 @@ def execute(run: Run) -> None:
     kind = f"{torch.cuda.get_device_name(world.device)}" if world.device.type == "cuda" else "cpu"
     for note in run.notes:
         world.say(note)
+    num_train = f"{len(run.train_set)} images to train on, " if run.train_set else ""
     world.say(
         f"{opts.model.model}: {sum(p.numel() for p in run.model.parameters()):,} parameters, "
         f"{len(run.class_names)} classes, output stride {run.model.build_args['output_stride']}\n"
-        f"{opts.data.dataset}: {len(run.train_set)} images to train on, {len(run.val_set)} to "
-        f"validate\ntorch {torch.__version__} on {kind}, {world.size} process(es)"
+        f"{opts.data.dataset}: {num_train}{len(run.val_set)} to validate\n"
+        f"torch {torch.__version__} on {kind}, {world.size} process(es)"
     )
+    world.wait()  # until all have checked; now the main process writes
     trackers = start_trackers(run)
+    done = run.saved["cur_itrs"] if opts.run.continue_training else 0
+    quiet = opts.run.test_only or not world.is_main
+    progress = Progress(opts.optim.total_itrs, start=done, quiet=quiet)
     try:
         if opts.run.test_only:
             validate(run, run.saved.get("cur_itrs", 0), trackers)
         else:
-            train(run, trackers)
+            train(run, trackers, progress)
             world.say(
                 f"checkpoints {run.files.latest}, {run.files.best}\npictures in {run.files.folder}"
             )
     finally:
+        progress.close()
         trackers.close()
         world.close()
+
+
+def explain(error: BaseException) -> str:
+    """One line for the user on what ended the run, or "" where a traceback helps more."""
+    if isinstance(error, datasets.DataError | OSError):
+        return datasets.data_error_line(error)
+    if isinstance(error, FloatingPointError):
+        return f"{error}; lower --lr, or see --warmup_itrs"
+    if isinstance(error, RuntimeError) and re.search("out of memory|can't allocate", str(error)):
+        return "out of memory; use a smaller --batch_size, --crop_size or --val_batch_size"
+    return ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     opts = options.parse_main(argv)
-    warnings.formatwarning = lambda message, *_: f"note: {message}\n"
+    plain_warnings()
     if opts.model.list_models:
         print(network.models_table())
         return 0
+    run = None
     try:
         run = prepare(opts, options.command_line(argv))
-    except (ValueError, OSError) as error:
-        print(f"main.py: error: {error}", file=sys.stderr)
-        return 2
-    try:
         execute(run)
-    except (datasets.DataError, OSError) as error:
-        print(f"main.py: error: {datasets.data_error_line(error)}", file=sys.stderr)
-        return 2
-    except FloatingPointError as error:
-        print(f"main.py: error: {error}; lower --lr, or see --warmup_itrs", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
-        print("main.py: interrupted; go on with --continue_training", file=sys.stderr)
+        saved = run is not None and run.files.latest.exists()
+        hint = "go on with --continue_training" if saved else "nothing was saved yet"
+        print(f"main.py: interrupted; {hint}", file=sys.stderr)
         return 130
+    except Exception as error:
+        # While preparing, these are what the user got wrong; later they would be our mistakes.
+        mistake = isinstance(error, ValueError | OSError) and run is None
+        line = str(error) if mistake else explain(error)
+        if not line:
+            raise
+        print(f"main.py: error: {line}", file=sys.stderr)
+        return 1 if isinstance(error, FloatingPointError) else 2
     return 0
 
 

@@ -29,7 +29,11 @@ import network
 from network.inference import predict_labels
 from utils import distributed, options
 from utils.figures import overlay
+from utils.progress import plain_warnings
 from utils.results import save_mask
+
+# Registered with Pillow, but as films, or without a decoder.
+NO_IMAGES = {"MPEG", "HDF5", "BUFR", "GRIB"}
 
 
 def find_images(folder: Path, leave_out: Path) -> tuple[list[Path], int]:
@@ -38,8 +42,14 @@ def find_images(folder: Path, leave_out: Path) -> tuple[list[Path], int]:
     A file is an image if Pillow knows its suffix. Linked folders are followed, each once;
     ``leave_out``, where the masks go, is not searched.
     """
-    suffixes, images, num_others, seen = Image.registered_extensions(), [], 0, set()
-    for place, folders, files in os.walk(folder, followlinks=True):
+    known = Image.registered_extensions().items()
+    suffixes = {suffix for suffix, kind in known if kind in Image.OPEN and kind not in NO_IMAGES}
+    images, num_others, seen = [], 0, set()
+
+    def fail(error: OSError) -> None:
+        raise error  # a folder that can't be entered
+
+    for place, folders, files in os.walk(folder, onerror=fail, followlinks=True):
         real = os.path.realpath(place)
         if real in seen or real == os.path.realpath(leave_out):
             folders.clear()
@@ -138,6 +148,8 @@ def prepare(
     device = distributed.pick_device(opts.device, opts.gpu_id, local_rank=0, torchrun_hint=hint)
     if not source.exists():
         raise FileNotFoundError(f"--input {source} does not exist")
+    if source.is_dir() and os.path.realpath(source) == os.path.realpath(output):
+        raise ValueError(f"--output {output} is the input folder; choose another")
     images, num_others = find_images(source, output) if source.is_dir() else ([source], 0)
     if not images:
         raise ValueError(f"no image in {source}: {num_others} files, none with an image's suffix")
@@ -179,6 +191,7 @@ def predict_all(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     opts, old = options.parse_predict(argv)
+    plain_warnings()
     try:
         model, device, jobs = prepare(opts, old)
         skipped = 0

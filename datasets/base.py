@@ -9,13 +9,14 @@ after the joint transform, as uint8 tensors. What a data set knows about its cla
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -184,16 +185,42 @@ def read_image(path: Path, *, upright: bool = False) -> Image.Image:
     """
     image = _open(path)
     if upright:
-        image = ImageOps.exif_transpose(image)
+        image = _upright(image)
     if image.mode.startswith("I"):  # 16 bit grey; convert() would clip, not scale
         grey = np.clip(np.asarray(image).astype(np.int32), 0, 65535) >> 8
         image = Image.fromarray(grey.astype(np.uint8))
+    elif image.mode == "F":
+        raise DataError(f"{path} holds floating-point pixels, whose range is unknown; use 8 bits")
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     try:
         return image.convert("RGB")
     except ValueError as error:
         raise DataError(f"cannot make RGB of {path} (mode {image.mode}): {error}") from error
+
+
+# EXIF orientation -> what shows the image upright.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn as the EXIF orientation says; a block that can't be read says nothing."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            turn = UPRIGHT.get(image.getexif().get(0x0112))
+    # Damaged blocks make the parser raise nearly anything.
+    except Exception:
+        turn = None
+    return image if turn is None else image.transpose(turn)
 
 
 def read_label(path: Path, table: np.ndarray) -> Image.Image:

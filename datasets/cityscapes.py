@@ -107,7 +107,9 @@ class Cityscapes(FileDataset):
         if target_type != "semantic":
             raise ValueError(f"unknown target_type {target_type!r}; allowed: semantic")
         image_folder = _require_folder(Path(root), "leftImg8bit", split)
-        images = sorted(image_folder.glob(f"*/*{IMAGE_SUFFIX}.png"))
+        found = image_folder.glob(f"*/*{IMAGE_SUFFIX}.png")
+        # Archives from macOS leave "._name.png" beside the files.
+        images = sorted(path for path in found if not path.name.startswith("."))
         without_labels = split == "test" and not (Path(root) / "gtFine" / split).is_dir()
         labels = None
         if not without_labels:

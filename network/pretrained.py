@@ -58,6 +58,10 @@ def read_file(path: str | Path) -> dict[str, object]:
         raise ValueError(f"{path} is no checkpoint, or it is damaged or cut short") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a dict of tensors")
+    if "model_name" in content and content.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} has checkpoint format {content.get('format')}; this version reads {FORMAT}"
+        )
     return content
 
 
@@ -258,10 +262,6 @@ def load_checkpoint(
     and has None for names and palette.
     """
     content = read_file(path)
-    if content.get("format", FORMAT) != FORMAT:
-        raise ValueError(
-            f"{path} has checkpoint format {content['format']}; this version reads {FORMAT}"
-        )
     state = state_of(content, source=str(path))
     stored = content.get("model_name")
     if stored is None and name is None:

@@ -49,7 +49,8 @@ def test_training_leaves_what_the_manual_says(voc_args: Args, tmp_path: Path, ca
     assert {path.name for path in (out / NAME).iterdir()} == expected
     losses = [line for line in history(out) if "loss" in line]
     assert [line["step"] for line in losses] == [1, 2, 3, 4]
-    assert losses[0]["lr"] == pytest.approx(0.01 * 0.75**0.9)
+    assert losses[0]["lr"] == 0.01
+    assert losses[1]["lr"] == pytest.approx(0.01 * 0.75**0.9)
     tables = [line for line in history(out) if "table" in line]
     assert [line["step"] for line in tables] == [2, 4] and len(tables[0]["rows"]) == 21
     results = {path.name for path in (out / NAME / "results").iterdir()}
@@ -83,6 +84,28 @@ def test_test_only_scores_a_checkpoint_and_writes_nothing(
     assert main.main(voc_args("--ckpt", ckpt, "--test_only", "--output_dir", away)) == 0
     assert trained in capsys.readouterr().out
     assert not Path(away).exists()
+
+
+def test_test_only_builds_the_network_as_it_was_trained(
+    voc_args: Args, tmp_path: Path, capsys
+) -> None:
+    built = ["--aspp_rates", "1", "2", "3", "--output_stride", "32", "--separable_conv"]
+    assert main.main(voc_args(*built)) == 0
+    trained = [line for line in capsys.readouterr().out.splitlines() if "Mean Dice:" in line][-1]
+    ckpt = str(tmp_path / "out" / f"latest_{NAME.replace('os16', 'os32')}.pth")
+    assert main.main(voc_args("--ckpt", ckpt, "--test_only")) == 0
+    text = capsys.readouterr().out
+    assert trained in text and "ASPP rates 1 2 3" in text
+
+
+def test_testing_needs_no_training_images(voc_args: Args, tiny_voc: Path, tmp_path: Path) -> None:
+    assert main.main(voc_args("--total_itrs", "1")) == 0
+    (tiny_voc / "VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt").unlink()
+    ckpt = str(tmp_path / "out" / f"latest_{NAME}.pth")
+    away = ["--output_dir", str(tmp_path / "away")]
+    assert main.main(voc_args("--ckpt", ckpt, "--test_only", "--save_val_results", *away)) == 0
+    results = tmp_path / "away" / NAME / "results"
+    assert len(list(results.iterdir())) == 12
 
 
 def test_crop_val_is_labelled_as_not_comparable(voc_args: Args, capsys) -> None:
@@ -228,8 +251,37 @@ def test_another_length_continues_at_the_present_step_and_says_so(
     assert "continuing at step 4 of 8" in text and "--total_itrs was 4, is now 8" in text
     out = tmp_path / "out"
     lrs = {line["step"]: line["lr"] for line in history(out) if "lr" in line}
-    assert lrs[5] == pytest.approx(0.01 * (1 - 5 / 8) ** 0.9)
+    assert lrs[5] == pytest.approx(0.01 * (1 - 4 / 8) ** 0.9)  # a step's lr is that of its start
     assert list(lrs) == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_a_resumed_run_can_be_past_its_end(voc_args: Args, capsys) -> None:
+    assert main.main(voc_args()) == 0
+    assert main.main(voc_args("--continue_training", "--total_itrs", "2")) == 2
+    assert "is at step 4, past --total_itrs 2" in capsys.readouterr().err
+
+
+def test_changed_options_are_said(voc_args: Args, capsys) -> None:
+    assert main.main(voc_args()) == 0
+    capsys.readouterr()
+    changed = ["--aspp_rates", "1", "2", "3", "--bn_momentum", "0.5", "--num_workers", "1"]
+    assert main.main(voc_args("--continue_training", "--total_itrs", "5", *changed)) == 0
+    text = capsys.readouterr().out
+    assert "--aspp_rates was None, is now [1, 2, 3]" in text
+    assert "--bn_momentum was None, is now 0.5" in text
+    assert "num_workers" not in text
+
+
+def test_a_damaged_history_is_an_error_before_anything_changes(
+    voc_args: Args, tmp_path: Path, capsys
+) -> None:
+    assert main.main(voc_args()) == 0
+    path = tmp_path / "out" / NAME / "history.jsonl"
+    damaged = path.read_text().replace('{"step": 2', "garbage", 1)
+    path.write_text(damaged)
+    assert main.main(voc_args("--continue_training", "--total_itrs", "6")) == 2
+    assert "is no history line" in capsys.readouterr().err
+    assert path.read_text() == damaged
 
 
 def test_a_finished_run_trains_no_step_more(voc_args: Args, tmp_path: Path) -> None:
@@ -308,6 +360,7 @@ def test_bad_data_is_one_line(
         (["--gpu_id", "first"], "must be a number"),
         (["--device", "gpu"], "must be auto, cpu, cuda, cuda:N or mps"),
         (["--num_classes", "20"], "voc has 21 classes"),
+        (["--num_classes", "300"], "at most 255"),
         (["--test_only"], "--test_only needs --ckpt"),
         (["--continue_training"], f"latest_{NAME}.pth"),
         (["--scale_range", "2", "1"], "the smaller scale comes first"),
@@ -363,6 +416,47 @@ def test_an_earlier_run_is_replaced_only_when_asked(voc_args: Args, tmp_path: Pa
     assert latest.read_bytes() == before
     assert main.main(voc_args("--total_itrs", "1", "--overwrite")) == 0
     assert network.pretrained.read_file(latest)["cur_itrs"] == 1
+
+
+def test_overwriting_never_takes_the_checkpoint_started_from(
+    voc_args: Args, tmp_path: Path, capsys
+) -> None:
+    assert main.main(voc_args("--total_itrs", "1")) == 0
+    best = tmp_path / "out" / f"best_{NAME}.pth"
+    assert main.main(voc_args("--ckpt", str(best), "--overwrite")) == 2
+    assert "would delete" in capsys.readouterr().err and best.exists()
+
+
+def test_continuing_from_elsewhere_does_not_replace_a_run(
+    voc_args: Args, tmp_path: Path, capsys
+) -> None:
+    assert main.main(voc_args("--total_itrs", "1")) == 0
+    elsewhere = ["--output_dir", str(tmp_path / "two")]
+    assert main.main(voc_args("--total_itrs", "1", *elsewhere)) == 0
+    ckpt = ["--ckpt", str(tmp_path / "out" / f"latest_{NAME}.pth"), "--continue_training"]
+    assert main.main(voc_args(*ckpt, *elsewhere)) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_nothing_saved_yet_is_said(voc_args: Args, tmp_path: Path, capsys) -> None:
+    assert main.main(voc_args("--total_itrs", "1")) == 0
+    for path in (tmp_path / "out").glob("*.pth"):
+        path.unlink()
+    assert main.main(voc_args()) == 2
+    error = capsys.readouterr().err
+    assert "--overwrite" in error and "--continue_training" not in error
+    assert main.main(voc_args("--continue_training")) == 2
+    assert "nothing was saved there yet" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_line(voc_args: Args, tmp_path: Path, monkeypatch, capsys) -> None:
+    def full(state: object, file: object) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos")
+
+    monkeypatch.setattr(torch, "save", full)
+    assert main.main(voc_args()) == 2
+    assert "is the disk full?" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("*.pth*"))
 
 
 def test_hrnets_output_stride_is_said_once_and_named_os4(voc_args: Args, tmp_path: Path) -> None:

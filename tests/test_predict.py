@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 import network
 import predict
+from datasets.base import read_image
 from datasets.voc import VOCSegmentation
 from network import create_model
 
@@ -106,6 +107,32 @@ def test_exif_orientation_is_applied(model, call, picture, tmp_path: Path) -> No
     assert np.array_equal(found, expected_labels(model, np.rot90(picture, -1).copy()))
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientations_agree_with_pillow(orientation: int, picture, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "x.png"
+    Image.fromarray(picture).save(path, exif=exif)
+    expected = np.array(ImageOps.exif_transpose(Image.open(path)))
+    assert np.array_equal(np.array(read_image(path, upright=True)), expected)
+
+
+def test_a_damaged_exif_block_is_no_reason_to_skip(model, call, picture, tmp_path: Path) -> None:
+    path = tmp_path / "x.jpg"
+    exif = b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x03\x01\x12\x00\x03\xff"
+    Image.fromarray(picture).save(path, exif=exif, quality=95)
+    assert call(path) == 0
+    wanted = expected_labels(model, np.array(Image.open(path)))
+    assert np.array_equal(np.array(Image.open(tmp_path / "masks" / "x.png")), wanted)
+
+
+def test_floating_point_pixels_are_refused(call, picture, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "x.tif"
+    Image.fromarray(picture[..., 0].astype(np.float32) / 255).save(path)
+    assert call(path) == 1
+    assert "floating-point" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "I;16", "1"])
 def test_every_kind_of_pixel_is_read(mode: str, model, call, picture, tmp_path: Path) -> None:
     grey = picture[..., 0]
@@ -152,6 +179,8 @@ def test_files_are_replaced_only_the_predecessors_way(
     assert "would be replaced" in capsys.readouterr().err
     assert call(source, "--save_val_results_to", str(tmp_path / "masks")) == 0
     assert call(source, "--save_val_results_to", str(tmp_path)) == 2  # the image itself
+    assert call(tmp_path, "--output", str(tmp_path)) == 2
+    assert "is the input folder" in capsys.readouterr().err
     assert np.array_equal(np.array(Image.open(source)), picture)
 
 

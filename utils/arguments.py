@@ -14,7 +14,7 @@ from typing import Any, NoReturn, get_type_hints
 def integer(text: str) -> int:
     """Whole number, also in the form 30e3."""
     value = float(text)
-    if value != int(value):
+    if not value.is_integer():
         raise ValueError(text)
     return int(value)
 
@@ -89,6 +89,8 @@ def _collect(parser: argparse.ArgumentParser, group: type, values: Mapping[str, 
     chosen = {}
     for field in dataclasses.fields(group):
         value, minimum = values[field.name], field.metadata["minimum"]
+        if value == "":
+            parser.error(f"--{field.name} is empty; give a value, or leave it out")
         if isinstance(value, list):
             value = tuple(value)
         numbers = value if isinstance(value, tuple) else (value,)
@@ -112,5 +114,8 @@ def parse(
     )
     for group in groups.values():
         _add_group(parser, group)
-    values = vars(parser.parse_args(argv))
+    try:
+        values = vars(parser.parse_args(argv))
+    except (ValueError, RecursionError) as error:  # of argument files: quotes, bytes, themselves
+        parser.error(f"an argument file can't be read: {error}")
     return {name: _collect(parser, group, values) for name, group in groups.items()}

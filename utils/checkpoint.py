@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-FORMAT = 1
-# Options whose change alters what a resumed run computes; a change is reported, not refused.
-REPRODUCIBLE = (
-    "dataset year crop_size scale_range batch_size random_seed lr backbone_lr_mult optimizer "
-    "weight_decay lr_policy step_size warmup_itrs loss_type focal_gamma focal_alpha "
-    "class_weights precision total_itrs"
-).split()
+# Options that change nothing a resumed run computes; a change of any other is reported.
+HARMLESS = frozenset(
+    "num_workers val_batch_size download list_models ckpt pretrained test_only continue_training "
+    "output_dir overwrite save_val_results save_interval print_interval val_interval device gpu_id "
+    "enable_vis vis_port vis_env vis_num_samples".split()
+)
 
 
 @dataclass(frozen=True)
@@ -45,21 +44,34 @@ class RunFiles:
         """Options, history, pictures and results."""
         return self.output_dir / self.name
 
+    @property
+    def history(self) -> Path:
+        """The JSONL record in the folder."""
+        return self.folder / "history.jsonl"
+
+    def owns(self, path: str | Path) -> bool:
+        """Whether ``path`` is one of the run's own files, which --overwrite deletes."""
+        path, folder = Path(path).resolve(), self.folder.resolve()
+        return path in (self.latest.resolve(), self.best.resolve()) or folder in path.parents
+
     def refuse_overwriting(self) -> None:
         """Raise ValueError if an earlier run of this name left anything here."""
-        for path in (self.latest, self.best, self.folder):
+        for path in (self.latest, self.best, self.history):
             if path.exists():
+                go_on = "go on with --continue_training, " if self.latest.exists() else ""
                 raise ValueError(
-                    f"{path} exists already: go on with --continue_training, replace the earlier "
-                    "run with --overwrite, or choose another --output_dir"
+                    f"{path} exists already: {go_on}replace the earlier run with --overwrite, or "
+                    "choose another --output_dir"
                 )
 
     def clear(self) -> None:
         """Delete an earlier run of this name."""
+        if self.folder.is_symlink():
+            self.folder.unlink()
+        elif self.folder.exists():
+            shutil.rmtree(self.folder)
         for path in (self.latest, self.best):
             path.unlink(missing_ok=True)
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
 
 
 def save(state: Mapping[str, Any], path: Path) -> None:
@@ -72,9 +84,15 @@ def save(state: Mapping[str, Any], path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, RuntimeError):  # torch's writer hides what the system said
+            raise OSError(f"could not write {path}, is the disk full? ({error})") from error
         raise
+    if os.name == "posix":  # the new name itself must survive a power cut
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
 
 
 def rng_state() -> dict[str, Any]:
@@ -83,11 +101,18 @@ def rng_state() -> dict[str, Any]:
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
-def restore_rng(state: Mapping[str, Any]) -> None:
-    """Set the generators to a state of :func:`rng_state`, as far as the same devices are here."""
+def restore_rng(states: Sequence[Mapping[str, Any]], rank: int) -> bool:
+    """Set the generators to this process's state, as far as the same devices are here.
+
+    False, and nothing done, if there was no such process.
+    """
+    if rank >= len(states):
+        return False
+    state = states[rank]
     torch.set_rng_state(state["cpu"])
     if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
+    return True
 
 
 def resume(
@@ -97,6 +122,7 @@ def resume(
     optimizer: torch.optim.Optimizer,
     scheduler: Any,
     options: Mapping[str, Any],
+    rank: int = 0,
 ) -> list[str]:
     """Put the training state of ``checkpoint`` in place; return lines on what differs from then.
 
@@ -114,14 +140,13 @@ def resume(
         {**checkpoint["scheduler_state"], "last_epoch": checkpoint["cur_itrs"]}
     )
     notes = []
-    if "rng" in checkpoint:
-        restore_rng(checkpoint["rng"])
-    else:
-        notes.append("no generator states in the file: data order and dropout start anew")
+    if not restore_rng(checkpoint.get("rng", ()), rank):
+        notes.append("no generator state in the file for this process: dropout starts anew")
     then = checkpoint.get("options", {})
-    for name in REPRODUCIBLE:
+    for name in options.keys() - HARMLESS:
         if name in then and then[name] != options[name]:
             notes.append(f"--{name} was {then[name]}, is now {options[name]}")
+    notes.sort()
     threads = checkpoint.get("num_threads", torch.get_num_threads())
     if threads != torch.get_num_threads():
         notes.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -42,6 +43,19 @@ class World:
         if self.size > 1:
             dist.all_reduce(value)
         return value / self.size
+
+    def gather(self, value: Any) -> list[Any]:
+        """``value`` of every process, by rank, in all of them."""
+        values = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
+        return values
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give every process the BatchNorm statistics of rank 0, so that all validate alike."""
+        if self.size > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)
 
     def wait(self) -> None:
         """Return when every process is here."""

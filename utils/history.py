@@ -132,6 +132,7 @@ class History:
     def _append(self, entry: Mapping[str, object]) -> None:
         self._file.write(self._line(entry))
         self._file.flush()
+        os.fsync(self._file.fileno())  # no checkpoint may outlive the lines before it
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line with the values of a step; "step" and "table" are no value names."""
@@ -171,7 +172,9 @@ class History:
     def text(self, name: str, rows: Mapping[str, object]) -> None:
         """Write named values, such as the options, as ``<name>.json`` beside the history."""
         data = json.dumps(plain(rows), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-        write_file(self.path.with_name(f"{self._stem(name)}.json"), data.encode())
+        # File names that are no valid text reach Python as surrogates, which UTF-8 has not.
+        data = data.encode("utf-8", "backslashreplace")
+        write_file(self.path.with_name(f"{self._stem(name)}.json"), data)
 
     def close(self) -> None:
         """Close the file; may be called twice."""

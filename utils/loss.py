@@ -184,7 +184,7 @@ def read_class_weights(path: str, class_names: Sequence[str]) -> Tensor | None:
     weights: dict[str, float] = {name: 0.0 for name in class_names if name.startswith("unused ")}
     if not Path(path).is_file():
         raise FileNotFoundError(f"--class_weights {path}: no such file; give a file, or none")
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
+    for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
         words = line.split("#")[0].split(maxsplit=1)
         if not words:
             continue

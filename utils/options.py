@@ -27,7 +27,7 @@ class DataOptions:
         "voc", "which data set; shapes needs no files", choices=("voc", "cityscapes", "shapes")
     )
     num_classes: int | None = option(
-        None, "outputs of the network; the data set's own number if not given", minimum=2
+        None, "outputs of the network, up to 255; the data set's own number if not given", minimum=2
     )
     year: str = option(
         "2012",
@@ -202,10 +202,14 @@ def parse_predict(
 def flat(options: Options) -> dict[str, Any]:
     """Every option by flag name, as plain values: for records and comparison."""
     return {
-        name: list(value) if isinstance(value, tuple) else value
+        name: _plain(value)
         for group in dataclasses.asdict(options).values()
         for name, value in group.items()
     }
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def command_line(argv: Sequence[str] | None = None) -> str:
@@ -225,6 +229,14 @@ ONLY_WITH = {
 }
 
 
+# Options that do nothing beside another one.
+NOT_WITH = {
+    "pretrained": ("ckpt",),
+    "overwrite": ("test_only",),
+    "continue_training": ("test_only",),
+}
+
+
 def without_effect(options: Options) -> list[str]:
     """A line for each option that was given but does nothing beside the others."""
     now = flat(options)
@@ -233,10 +245,17 @@ def without_effect(options: Options) -> list[str]:
         for group in get_type_hints(Options).values()
         for field in dataclasses.fields(group)
     }
-    return [
+    given = {name for name, value in now.items() if value != _plain(defaults[name])}
+    lines = [
         f"--{name} has no effect without --{other}" + ("" if value is True else f" {value}")
         for name, (other, value) in ONLY_WITH.items()
-        if now[name] != defaults[name] and now[other] != value
+        if name in given and now[other] != value
+    ]
+    return lines + [
+        f"--{name} has no effect with --{other}"
+        for name, others in NOT_WITH.items()
+        for other in others
+        if {name, other} <= given
     ]
 
 

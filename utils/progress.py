@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import TypeVar
@@ -13,13 +14,25 @@ from tqdm import tqdm
 T = TypeVar("T")
 
 
+def plain_warnings() -> None:
+    """Show warnings as one line each, for people who did not write the code."""
+    warnings.formatwarning = lambda message, *_: f"note: {message}\n"
+
+
+def say(text: str) -> None:
+    """Print ``text`` without tearing a bar that may be shown."""
+    with tqdm.external_write_mode(file=sys.stdout):
+        print(text, flush=True)
+
+
 class Progress:
     """Counts steps, and measures images per second and the share of time spent waiting for data."""
 
     def __init__(self, total: int, *, start: int = 0, quiet: bool = False) -> None:
         self.total, self.step = total, start
         self.quiet = quiet
-        self.on_terminal = sys.stderr.isatty() and not quiet
+        # Both: a log that stdout goes to wants the lines, a log of stderr no bar.
+        self.on_terminal = sys.stderr.isatty() and sys.stdout.isatty() and not quiet
         self.bar = tqdm(
             total=total, initial=start, unit="step", disable=not self.on_terminal, leave=True
         )
@@ -63,20 +76,16 @@ class Progress:
         if self.on_terminal:
             self.bar.set_postfix_str(shown)
             return
+        if self.quiet:
+            return
         left = timedelta(seconds=round((self.total - step) * self._seconds_per_step))
         wait = f"data wait {100 * values['data wait']:.0f} %"
-        self.say(f"step {step}/{self.total}  {shown}  {wait}  time left {left}")
+        say(f"step {step}/{self.total}  {shown}  {wait}  time left {left}")
 
     def pause(self) -> None:
         """Leave the time since the last report or pause out of the speed: something else ran."""
         self._begin, self._waited = time.perf_counter(), 0.0
         self._steps = self._images = 0
-
-    def say(self, text: str) -> None:
-        """Print ``text`` without tearing the bar."""
-        if not self.quiet:
-            with tqdm.external_write_mode(file=sys.stdout):
-                print(text, flush=True)
 
     def close(self) -> None:
         self.bar.close()

@@ -12,6 +12,7 @@ from metrics import StreamSegMetrics
 from utils import figures, options, results
 from utils.history import History
 from utils.history import read as read_history
+from utils.progress import say
 from utils.run import Run
 from utils.visualizer import Trackers, Visualizer
 
@@ -52,16 +53,19 @@ def report_validation(
     """Print a validation's scores, and hand them to the trackers with the pictures."""
     scores, folder = metrics.get_results(), run.files.folder
     how = f"centre crops of {run.opts.data.crop_size}, not comparable with published numbers"
-    print(f"validation at step {step}: {len(run.val_set)} images in {seconds:.1f} s, ", end="")
-    print(how if run.opts.data.crop_val else "whole images")
-    print(metrics.class_table(scores) + metrics.to_str(scores), flush=True)
+    lines = [
+        f"validation at step {step}: {len(run.val_set)} images in {seconds:.1f} s, "
+        + (how if run.opts.data.crop_val else "whole images"),
+        metrics.class_table(scores) + metrics.to_str(scores),
+    ]
     if run.opts.run.save_val_results:
-        print(f"results in {folder / 'results'}")
+        lines.append(f"results in {folder / 'results'}")
+    say("\n".join(lines))
     overall = {name: value for name, value in scores.items() if isinstance(value, float)}
     trackers.scalars(step, overall)
     trackers.table("classes", step, class_rows(scores))
     if not run.opts.run.test_only:
-        figures.save_curves(read_history(folder / "history.jsonl"), folder / "curves.png")
+        figures.save_curves(read_history(run.files.history), folder / "curves.png")
         figures.save_confusion(metrics.confusion, run.class_names, folder / "confusion.png")
         for name in ("curves", "confusion"):
             trackers.figure(name, step, folder / f"{name}.png")
@@ -89,11 +93,11 @@ def start_trackers(run: Run) -> Trackers:
     opts, files, trackers, past = run.opts, run.files, [], []
     if not opts.run.test_only:
         resuming = opts.run.continue_training
-        if opts.run.overwrite and not resuming:
+        if opts.run.overwrite:
             files.clear()
         resume_step = run.saved["cur_itrs"] if resuming else None
-        trackers.append(History(files.folder / "history.jsonl", resume_step=resume_step))
-        past = read_history(files.folder / "history.jsonl")
+        trackers.append(History(files.history, resume_step=resume_step))
+        past = read_history(files.history)
     if opts.vis.enable_vis:
         trackers.append(Visualizer(port=opts.vis.vis_port, env=opts.vis.vis_env, history=past))
     trackers = Trackers(*trackers)

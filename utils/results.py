@@ -16,7 +16,7 @@ def save_mask(path: Path, labels: np.ndarray, palette: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(np.ascontiguousarray(labels, dtype=np.uint8))
     image.putpalette(palette.astype(np.uint8).tobytes())
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f".{os.getpid()}.tmp")  # short: the name may be as long as allowed
     image.save(temporary, format="PNG")
     os.replace(temporary, path)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import datasets
 import network
-from utils import checkpoint, distributed, options
+from utils import checkpoint, distributed, history, options
 from utils.ext_transforms import train_transform, val_transform
 from utils.loss import create_loss, read_class_weights
 from utils.optimizer import create_optimizer
@@ -29,7 +29,7 @@ class Run:
     model: nn.Module
     normalize: nn.Module
     criterion: nn.Module
-    train_set: datasets.SegmentationDataset
+    train_set: datasets.SegmentationDataset | None  # None with --test_only
     val_set: datasets.SegmentationDataset
     class_names: list[str]
     files: checkpoint.RunFiles
@@ -49,11 +49,11 @@ class Run:
         images = self.normalize(images.to(self.world.device, non_blocking=True))
         return images.contiguous(memory_format=torch.channels_last)
 
-    def state(self, step: int, best_score: float) -> dict[str, Any]:
+    def state(self, step: int, best_score: float, rng_states: list[Any]) -> dict[str, Any]:
         """The checkpoint of ``step``: all that `predict.py` and --continue_training need."""
         model = self.model
         return {
-            "format": checkpoint.FORMAT,
+            "format": network.pretrained.FORMAT,
             "model_name": model.name,
             "build_args": model.build_args,
             "class_names": self.class_names,
@@ -66,7 +66,7 @@ class Run:
             "cur_itrs": step,
             "best_score": best_score,
             "bn_momentum": self.bn_momentum,
-            "rng": checkpoint.rng_state(),
+            "rng": rng_states,
             "num_threads": torch.get_num_threads(),
             "options": options.flat(self.opts),
             "command": self.command,
@@ -81,6 +81,8 @@ def _check_request(opts: options.Options, world_size: int) -> None:
             f"--num_classes {opts.data.num_classes}: {opts.data.dataset} has {num_known} classes; "
             "leave it out, or give at least as many"
         )
+    if opts.data.num_classes is not None and opts.data.num_classes > 255:
+        raise ValueError(f"--num_classes {opts.data.num_classes}: at most 255; 255 means ignored")
     low, high = opts.data.scale_range
     if low > high:
         raise ValueError(f"--scale_range {low} {high}: the smaller scale comes first")
@@ -105,41 +107,81 @@ def _check_request(opts: options.Options, world_size: int) -> None:
         )
 
 
-def _build_model(opts: options.Options, stride: int, saved: dict[str, Any], ckpt: str) -> nn.Module:
-    """The network asked for, with the weights of ``saved`` or --pretrained."""
+def _build_model(
+    opts: options.Options, stride: int, saved: dict[str, Any], ckpt: str | None
+) -> tuple[nn.Module, list[str]]:
+    """The network asked for, with the weights of ``saved`` or --pretrained; and what was loaded."""
     asked, facts = opts.model, datasets.DATASETS[opts.data.dataset]
     if saved.get("model_name", asked.model) != asked.model:
         raise ValueError(f"{ckpt} holds {saved['model_name']}, not --model {asked.model}")
-    state = network.pretrained.state_of(saved, source=ckpt) if saved else {}
-    # Ours say how their backbone was built; the predecessor's files are recognised.
+    state = network.pretrained.state_of(saved, source=str(ckpt)) if saved else {}
+    # Ours say how they were built; the predecessor's files are recognised.
     built = saved.get("build_args") or (
         network.pretrained.predecessor_build_args(asked.model, state) if saved else {}
     )
+    rates = asked.aspp_rates or built.get("aspp_rates")
     model = network.create_model(
         asked.model,
         num_classes=opts.data.num_classes or len(facts.class_names),
         output_stride=stride,
-        separable_conv=asked.separable_conv,
-        aspp_rates=asked.aspp_rates,
+        separable_conv=asked.separable_conv or built.get("separable_conv", False),
+        aspp_rates=rates,
         backbone_args=built.get("backbone_args"),
     )
     if saved:
-        network.pretrained.load_model_state(model, state, source=ckpt)
-        return model, [f"weights from {ckpt}"]
+        network.pretrained.load_model_state(model, state, source=str(ckpt))
+        stated = f", ASPP rates {' '.join(map(str, rates))}" if rates else ""
+        return model, [f"weights from {ckpt}{stated}"]
     if asked.pretrained != "none":
         return model, [network.pretrained.load_backbone_weights(model, asked.pretrained)]
     return model, ["random weights: for ImageNet's, give --pretrained FILE"]
 
 
+def _start_point(opts: options.Options) -> tuple[checkpoint.RunFiles, int, str | None, dict]:
+    """The run's files, its output stride, and the checkpoint to start from with its content.
+
+    Refuses to overwrite an earlier run unasked, or the checkpoint itself.
+    """
+    run, ckpt = opts.run, opts.model.ckpt
+    saved = network.pretrained.read_file(ckpt) if ckpt else {}
+    asked = opts.model.output_stride
+    if asked is None and saved.get("model_name") == opts.model.model:
+        asked = saved["build_args"]["output_stride"]
+    stride = network.resolve_output_stride(opts.model.model, asked)
+    name = f"{opts.model.model}_{opts.data.dataset}_os{stride}"
+    files = checkpoint.RunFiles(Path(run.output_dir), name)
+    if run.test_only:
+        return files, stride, ckpt, saved
+    if run.continue_training and ckpt is None:
+        if not files.latest.exists():
+            raise FileNotFoundError(
+                f"no checkpoint {files.latest} to continue from: nothing was saved there yet; "
+                "give --ckpt FILE, or start anew without --continue_training"
+            )
+        ckpt = str(files.latest)
+        saved = network.pretrained.read_file(ckpt)
+    own = ckpt is not None and files.owns(ckpt)
+    if run.overwrite and own:
+        raise ValueError(f"--overwrite would delete {ckpt}, which the run starts from")
+    if not (run.overwrite or (run.continue_training and own)):
+        files.refuse_overwriting()
+    if run.continue_training and own:
+        history.read(files.history)  # a damaged one is an error now, not in mid-run
+    return files, stride, ckpt, saved
+
+
 def _build_datasets(
-    data: options.DataOptions, seed: int
-) -> tuple[datasets.SegmentationDataset, datasets.SegmentationDataset]:
-    """Training and validation set."""
+    data: options.DataOptions, seed: int, *, test_only: bool, world: distributed.World
+) -> list[datasets.SegmentationDataset]:
+    """Training (unless ``test_only``) and validation set."""
     # As the predecessor; its missing random scale on Cityscapes is not kept.
     jitter = 0.5 if data.dataset == "cityscapes" else 0.0
     augment = train_transform(data.crop_size, scale_range=data.scale_range, color_jitter=jitter)
     whole = val_transform(data.crop_size if data.crop_val else None)
-    train_set, val_set = (
+    splits = {"val": whole} if test_only else {"train": augment, "val": whole}
+    if data.download and not world.is_main:
+        world.wait()  # until the main process has fetched it
+    made = [
         datasets.create_dataset(
             data.dataset,
             split,
@@ -147,11 +189,13 @@ def _build_datasets(
             transform=transform,
             seed=seed,
             year=data.year,
-            download=data.download and split == "train",
+            download=data.download and data.dataset != "shapes",
         )
-        for split, transform in (("train", augment), ("val", whole))
-    )
-    return train_set, val_set
+        for split, transform in splits.items()
+    ]
+    if data.download and world.is_main:
+        world.wait()
+    return made
 
 
 def _bn_momentum(opts: options.Options, saved: dict[str, Any]) -> float:
@@ -193,13 +237,7 @@ def prepare(opts: options.Options, command: str) -> Run:
     world = distributed.start(opts.run.device, opts.run.gpu_id, torchrun_hint=hint)
     torch.manual_seed(opts.run.random_seed)
     _check_request(opts, world.size)
-    stride = network.resolve_output_stride(opts.model.model, opts.model.output_stride)
-    name = f"{opts.model.model}_{opts.data.dataset}_os{stride}"
-    files = checkpoint.RunFiles(Path(opts.run.output_dir), name)
-    if not (opts.run.test_only or opts.run.continue_training or opts.run.overwrite):
-        files.refuse_overwriting()
-    ckpt = opts.model.ckpt or (str(files.latest) if opts.run.continue_training else "")
-    saved = network.pretrained.read_file(ckpt) if ckpt else {}
+    files, stride, ckpt, saved = _start_point(opts)
     model, notes = _build_model(opts, stride, saved, ckpt)
     facts = datasets.DATASETS[opts.data.dataset]
     unused = range(len(facts.class_names), model.build_args["num_classes"])
@@ -210,17 +248,28 @@ def prepare(opts: options.Options, command: str) -> Run:
         focal_alpha=opts.optim.focal_alpha,
         class_weights=read_class_weights(opts.optim.class_weights, class_names),
     )
-    train_set, val_set = _build_datasets(opts.data, opts.run.random_seed)
+    *train_set, val_set = _build_datasets(
+        opts.data, opts.run.random_seed, test_only=opts.run.test_only, world=world
+    )
     bn_momentum = _bn_momentum(opts, saved)
     set_bn_momentum(model.backbone, momentum=bn_momentum)
     model = model.to(world.device, memory_format=torch.channels_last)
     optimizer, scheduler = _build_optimisation(opts.optim, model)
     torch.manual_seed(opts.run.random_seed + world.rank)  # dropout differs between processes
     notes += options.without_effect(opts)
-    if opts.run.continue_training:
+    if opts.run.continue_training and not opts.run.test_only:
         notes += checkpoint.resume(
-            saved, ckpt, optimizer=optimizer, scheduler=scheduler, options=options.flat(opts)
+            saved,
+            str(ckpt),
+            optimizer=optimizer,
+            scheduler=scheduler,
+            options=options.flat(opts),
+            rank=world.rank,
         )
+        if saved["cur_itrs"] > opts.optim.total_itrs:
+            raise ValueError(
+                f"{ckpt} is at step {saved['cur_itrs']}, past --total_itrs {opts.optim.total_itrs}"
+            )
     return Run(
         opts=opts,
         command=command,
@@ -228,7 +277,7 @@ def prepare(opts: options.Options, command: str) -> Run:
         model=model,
         normalize=network.Normalize(model.mean, model.std).to(world.device),
         criterion=criterion.to(world.device),
-        train_set=train_set,
+        train_set=train_set[0] if train_set else None,
         val_set=val_set,
         class_names=class_names,
         files=files,

@@ -70,6 +70,17 @@ def test_argument_file_holds_flags_and_comments_and_the_command_line_wins(tmp_pa
     assert (parsed.data.data_root, parsed.data.scale_range) == ("a b", (1.0, 1.5))
 
 
+@pytest.mark.parametrize("content", [b"--lr '0.1", b"\xff\xfe\x00", b"@recipe.txt"])
+def test_a_broken_argument_file_is_one_line(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.txt").write_bytes(content)
+    with pytest.raises(SystemExit) as stop:
+        options.parse_main(["@recipe.txt"])
+    assert stop.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
 def test_counts_may_be_written_as_30e3() -> None:
     assert options.parse_main(["--total_itrs", "30e3"]).optim.total_itrs == 30_000
 
@@ -82,6 +93,8 @@ def test_counts_may_be_written_as_30e3() -> None:
         ("--lr nan", "--lr nan: must be at least 0"),
         ("--lr x", "--lr: invalid float value: 'x'"),
         ("--total_itrs 1.5", "--total_itrs: invalid integer value: '1.5'"),
+        ("--total_itrs inf", "--total_itrs"),
+        ("--ckpt=", "--ckpt is empty"),
         ("--dataset kitti", "invalid choice: 'kitti'"),
         ("--output_stride 4", "--output_stride: invalid choice: 4"),
         ("--scale_range 0.5", "expected 2 arguments"),
@@ -126,3 +139,8 @@ def test_options_without_effect_are_named() -> None:
     ]
     given = "--lr_policy step --step_size 5 --loss_type focal_loss --focal_gamma 1 --year 2007"
     assert options.without_effect(options.parse_main(given.split())) == []
+    given = "--ckpt a.pth --pretrained b.pth --test_only --overwrite"
+    assert options.without_effect(options.parse_main(given.split())) == [
+        "--pretrained has no effect with --ckpt",
+        "--overwrite has no effect with --test_only",
+    ]
