@@ -284,6 +284,16 @@ def test_a_damaged_history_is_an_error_before_anything_changes(
     assert path.read_text() == damaged
 
 
+def test_best_is_the_best_not_the_last(voc_args: Args, tmp_path: Path, monkeypatch) -> None:
+    scores = {1: 0.2, 2: 0.5, 3: 0.4, 4: float("nan")}
+    monkeypatch.setattr(main, "validate", lambda run, step, trackers: scores[step])
+    assert main.main(voc_args("--val_interval", "1")) == 0
+    best = network.pretrained.read_file(tmp_path / "out" / f"best_{NAME}.pth")
+    assert (best["cur_itrs"], best["best_score"]) == (2, 0.5)
+    latest = network.pretrained.read_file(tmp_path / "out" / f"latest_{NAME}.pth")
+    assert (latest["cur_itrs"], latest["best_score"]) == (4, 0.5)
+
+
 def test_a_finished_run_trains_no_step_more(voc_args: Args, tmp_path: Path) -> None:
     assert main.main(voc_args()) == 0
     latest = tmp_path / "out" / f"latest_{NAME}.pth"

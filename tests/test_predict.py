@@ -81,6 +81,7 @@ def test_a_mask_holds_ids_and_shows_colours(model, call, picture, tmp_path: Path
 def test_folders_are_mirrored_and_nothing_overwrites_another(call, picture, tmp_path: Path) -> None:
     source = tmp_path / "in put"
     names = ["a.JPG", "a.png", "sub/a.jpeg", "sub/über.BMP", "sub/deep/b.tif", "c.WebP"]
+    names.append("a.JPG.tif")  # whose mask would be that of a.JPG
     for name in names:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(source / name)
@@ -88,7 +89,15 @@ def test_folders_are_mirrored_and_nothing_overwrites_another(call, picture, tmp_
     assert call(source) == 0
     masks = tmp_path / "masks"
     found = {path.relative_to(masks).as_posix() for path in masks.rglob("*") if path.is_file()}
-    expected = {"a.JPG.png", "a.png.png", "sub/a.png", "sub/über.png", "sub/deep/b.png", "c.png"}
+    expected = {
+        "a.JPG.png",
+        "a.png.png",
+        "a.JPG.png.png",
+        "sub/a.png",
+        "sub/über.png",
+        "sub/deep/b.png",
+        "c.png",
+    }
     assert found == expected
 
 
