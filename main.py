@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 import torch
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import datasets
@@ -38,46 +39,49 @@ from utils.visualizer import Trackers
 SCORE = "Mean IoU (classes in ground truth)"
 
 
+def batches(run: Run, start_step: int) -> DataLoader:
+    """This process's training batches from ``start_step`` to the end."""
+    sampler = TrainSampler(
+        len(run.train_set),
+        run.opts.data.batch_size,
+        seed=run.opts.run.random_seed,
+        start_step=start_step,
+        total_steps=run.opts.optim.total_itrs,
+        rank=run.world.rank,
+        world_size=run.world.size,
+    )
+    return train_loader(
+        run.train_set,
+        sampler,
+        num_workers=run.opts.data.num_workers,
+        pin_memory=run.world.device.type == "cuda",
+    )
+
+
 def train(run: Run, trackers: Trackers, progress: Progress) -> None:
     """Train from the present step to --total_itrs, validating and saving on the way."""
-    opts, world, model, device = run.opts, run.world, run.model, run.world.device
-    optimizer, scheduler = run.optimizer, run.scheduler
+    opts, world, device, optimizer = run.opts, run.world, run.world.device, run.optimizer
     total, step, best_score = opts.optim.total_itrs, 0, 0.0
     if opts.run.continue_training:
         step, best_score = run.saved["cur_itrs"], float(run.saved.get("best_score", 0))
         world.say(f"continuing at step {step} of {total}" + ", its end" * (step == total))
-    parallel = world.wrap(model)
-    sampler = TrainSampler(
-        len(run.train_set),
-        opts.data.batch_size,
-        seed=opts.run.random_seed,
-        start_step=step,
-        total_steps=total,
-        rank=world.rank,
-        world_size=world.size,
-    )
-    loader = train_loader(
-        run.train_set,
-        sampler,
-        num_workers=opts.data.num_workers,
-        pin_memory=device.type == "cuda",
-    )
+    model = world.wrap(run.model)
     loss_sum, num_summed = torch.zeros((), device=device), 0
     model.train()
-    for step, (images, labels) in enumerate(progress.track(loader), start=step + 1):  # noqa: B020
+    for images, labels in progress.track(batches(run, step)):
+        step += 1
         with run.autocast():
-            logits = parallel(run.network_input(images))
+            logits = model(run.network_input(images))
             loss = run.criterion(logits, labels.to(device, non_blocking=True))
         loss.backward()
         lr = optimizer.param_groups[-1]["lr"]
         optimizer.step()
         optimizer.zero_grad()
-        scheduler.step()
+        run.scheduler.step()
         progress.count(len(images) * world.size)
         loss_sum, num_summed = loss_sum + loss.detach(), num_summed + 1
 
-        is_last = step == total
-        is_val = is_last or step % opts.run.val_interval == 0
+        is_val = step == total or step % opts.run.val_interval == 0
         is_save = is_val or step % (opts.run.save_interval or opts.run.val_interval) == 0
         if is_save or step % opts.run.print_interval == 0:
             values = {"loss": world.mean(loss_sum / num_summed).item()}
@@ -87,17 +91,22 @@ def train(run: Run, trackers: Trackers, progress: Progress) -> None:
             progress.report(step, values)
             trackers.scalars(step, values)
             loss_sum, num_summed = torch.zeros((), device=device), 0
-        if is_val:
-            world.share_buffers(model)
-            score = validate(run, step, trackers)
+        if is_save:
+            score = validate(run, step, trackers) if is_val else -math.inf
+            is_best = score > best_score or (is_val and not run.files.best.exists())
+            best_score = score if score > best_score else best_score  # a NaN is no best
+            save(run, step, best_score, is_best=is_best)
             model.train()
-        rng_states = world.gather(checkpoint.rng_state()) if is_save else []
-        if is_save and world.is_main:
-            if is_val and (score > best_score or not run.files.best.exists()):
-                best_score = score
-                checkpoint.save(run.state(step, best_score, rng_states), run.files.best)
-            checkpoint.save(run.state(step, best_score, rng_states), run.files.latest)
-        progress.pause()
+            progress.pause()
+
+
+def save(run: Run, step: int, best_score: float, *, is_best: bool) -> None:
+    """Write the latest checkpoint, and before it the best if this is it; every process calls."""
+    rng_states = run.world.gather(checkpoint.rng_state())
+    if run.world.is_main:
+        state = run.state(step, best_score, rng_states)
+        for path in [run.files.best] * is_best + [run.files.latest]:
+            checkpoint.save(state, path)
 
 
 def validate(run: Run, step: int, trackers: Trackers) -> float:
@@ -112,6 +121,7 @@ def validate(run: Run, step: int, trackers: Trackers) -> float:
         num_workers=opts.data.num_workers,
         pin_memory=world.device.type == "cuda",
     )
+    world.share_buffers(run.model)
     run.model.eval()
     coming = iter(indices)
     for pairs in tqdm(
@@ -146,7 +156,7 @@ def execute(run: Run) -> None:
     )
     world.wait()  # until all have checked; now the main process writes
     trackers = start_trackers(run)
-    done = run.saved["cur_itrs"] if opts.run.continue_training else 0
+    done = run.saved.get("cur_itrs", 0) if opts.run.continue_training else 0
     quiet = opts.run.test_only or not world.is_main
     progress = Progress(opts.optim.total_itrs, start=done, quiet=quiet)
     try:
