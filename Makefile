@@ -2,6 +2,7 @@
 #                   a second call replaces the first one's run
 # make test         install, run all tests but the slow ones
 # make test-all     the slow ones too
+# make tables       count parameters and FLOPs of all models, and write them where they are shown
 # make install      only install, into .venv
 # make PYTHON=python3.12 ...   with another interpreter (3.11 or later)
 
@@ -9,7 +10,7 @@ PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
 
-.PHONY: train test test-all install clean
+.PHONY: train test test-all tables install clean
 
 train: install
 	$(BIN)/python main.py @recipes/shapes.txt --overwrite
@@ -19,6 +20,13 @@ test: install
 
 test-all: install
 	$(BIN)/python -m pytest
+
+tables: install
+	$(BIN)/python -c 'from network import summary; summary.write_costs()'
+	$(BIN)/python main.py --list_models --markdown > .table
+	sed -e '/^<!-- models/,/^<!-- \/models/{/^<!--/!d;}' -e '/^<!-- models/r .table' README.md > .readme
+	mv .readme README.md
+	rm .table
 
 install: $(VENV)/.installed
 

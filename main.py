@@ -189,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     opts = options.parse_main(argv)
     plain_warnings()
     if opts.model.list_models:
-        print(network.models_table())
+        print(network.models_table(markdown=opts.model.markdown))
         return 0
     run = None
     try:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from . import factory, modeling, pretrained
+from . import factory, files, modeling, pretrained
 from ._deeplab import convert_to_separable_conv
 from .factory import MODELS
 from .modeling import create_model
-from .pretrained import load_checkpoint
+from .pretrained import default_weights, load_checkpoint
 from .summary import ModelSummary, model_summary, models_table
 from .utils import Normalize
 
@@ -29,6 +29,8 @@ __all__ = [
     "Normalize",
     "convert_to_separable_conv",
     "create_model",
+    "default_weights",
+    "files",
     "list_models",
     "load_checkpoint",
     "model_summary",

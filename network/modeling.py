@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ._deeplab import DeepLabV3
 from .factory import MODELS, build_model, entry_point_output_stride
-from .pretrained import load_backbone_weights
+from .pretrained import check_pretrained, load_pretrained
 
 
 def create_model(
@@ -15,24 +15,21 @@ def create_model(
     *,
     num_classes: int = 21,
     output_stride: int | None = None,
-    pretrained: str | Path | None = "none",
+    pretrained: str | Path | bool | None = "none",
     separable_conv: bool = False,
     aspp_rates: Sequence[int] | None = None,
     backbone_args: Mapping[str, object] | None = None,
 ) -> DeepLabV3:
     """Build a model by name; see ``list_models``.
 
-    ``output_stride`` is 8, 16 (the default) or 32, and 4 for HRNet. ``pretrained`` is "none" or a
-    file with weights of the backbone; what was used of it is printed. ``aspp_rates`` default to
+    ``output_stride`` is 8, 16 (the default) or 32, and 4 for HRNet. ``pretrained`` is "none",
+    "imagenet" (or True) for the published weights of the backbone, which are fetched if they are
+    not in the cache, or a file; what was used of it is printed. ``aspp_rates`` default to
     12, 24, 36 at output strides 4 and 8, half of that at 16, a quarter at 32. ``backbone_args``
     are the family's own: ``legacy_padding`` of MobileNetV2, ``fuse_mode`` and
     ``stem_relu`` of HRNet.
     """
-    if pretrained is True or str(pretrained) == "imagenet":
-        raise ValueError(
-            f"pretrained is {pretrained!r}: fetching weights by name is not available yet; "
-            "give a weight file, or 'none'"
-        )
+    pretrained = check_pretrained(name, pretrained)
     model = build_model(
         name,
         num_classes=num_classes,
@@ -41,8 +38,8 @@ def create_model(
         aspp_rates=aspp_rates,
         backbone_args=backbone_args,
     )
-    if pretrained not in (None, False, "none"):
-        print(load_backbone_weights(model, pretrained))
+    for line in load_pretrained(model, pretrained):
+        print(line)
     return model
 
 
@@ -67,7 +64,7 @@ def _entry_point(name: str) -> Callable[..., DeepLabV3]:
     entry_point.__name__ = entry_point.__qualname__ = name
     entry_point.__doc__ = (
         f"{title} with a {backbone} backbone.\n\n"
-        "``pretrained_backbone`` is False or a file with weights of the backbone."
+        "``pretrained_backbone`` is False, True for ImageNet weights, or a file."
     )
     return entry_point
 

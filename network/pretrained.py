@@ -1,85 +1,28 @@
-"""How weight files and checkpoints are read, recognised, renamed and loaded.
+"""How published weights and checkpoints are fetched, recognised, renamed and loaded.
 
-Nothing is unpickled that could run code. A tensor that is missing or has another shape is an
-error that names it; what a file holds beyond the model is reported.
+A tensor that is missing or has another shape is an error that names it; what a file holds beyond
+the model is reported.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
-import warnings
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .backbone import BACKBONES, Backbone
 from .factory import MODELS, build_model, model_parts
+from .files import State, is_predecessor_file, read_file, state_of
 from .utils import Normalize
+from .weights import PERMISSIVE, describe, fetch
 
-State = dict[str, Tensor]
-FORMAT = 1  # of our own checkpoints
-CONTAINERS = ("model_state", "state_dict", "model")  # where files keep their tensors
 LAST_LAYER = r"classifier\.classifier\.[34]\."  # of DeepLabV3+, at 3, and of DeepLabV3, at 4
 UNUSED_COUNTER = "num_batches_tracked"  # old files lack it, and nothing is computed from it
-
-
-def _numpy_globals() -> list[object]:
-    """What a pickled NumPy number needs: the predecessor's checkpoints hold one (best_score)."""
-    scalar = np.float64(0).__reduce__()[0]
-    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
-    kinds = (np.float64, np.float32, np.int64, np.int32, np.bool_)
-    return [*((scalar, name) for name in names), np.dtype, *(type(np.dtype(k)) for k in kinds)]
-
-
-def read_file(path: str | Path) -> dict[str, object]:
-    """Read a file saved by ``torch.save``, on the CPU, without running anything in it."""
-    path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; give a checkpoint or weight file")
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
-    try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(_numpy_globals()):
-            warnings.simplefilter("ignore")  # the reader's doubts about files it then refuses
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # whatever a file that is no checkpoint makes the reader raise
-        if found := re.search(r"GLOBAL ([\w.]+) (?:was not an allowed|whose module)", str(error)):
-            raise ValueError(
-                f"{path} is refused: it asks for {found[1]}, which could run code; "
-                "checkpoints may hold tensors and plain values only"
-            ) from None
-        raise ValueError(f"{path} is no checkpoint, or it is damaged or cut short") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a dict of tensors")
-    if "model_name" in content and content.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} has checkpoint format {content.get('format')}; this version reads {FORMAT}"
-        )
-    return content
-
-
-def state_of(content: Mapping[str, object], *, source: str) -> State:
-    """The tensors of a file that was read, by name, without the prefixes wrappers add."""
-    for container in CONTAINERS:
-        if isinstance(content.get(container), Mapping):
-            content = content[container]
-            break
-    state = {key: value for key, value in content.items() if isinstance(value, Tensor)}
-    if not state:
-        raise ValueError(f"{source} holds no tensors; it is no checkpoint or weight file")
-    return {key.removeprefix("module."): value for key, value in state.items()}
-
-
-def is_predecessor_file(content: Mapping[str, object]) -> bool:
-    """Whether a file that was read is a checkpoint of VainF/DeepLabV3Plus-Pytorch."""
-    return "model_state" in content and "model_name" not in content
 
 
 def rename(state: State, network: type[Backbone], *, prefix: str = "") -> State:
@@ -106,18 +49,64 @@ def differences(wanted: Mapping[str, Tensor], state: State) -> list[str]:
     return found
 
 
-def load_backbone_weights(model: nn.Module, path: str | Path) -> str:
+def default_weights(name: str) -> str:
+    """ "imagenet" where weights of the model's backbone are published, else "none"."""
+    variant = BACKBONES[model_parts(name).backbone].variant
+    return "none" if variant.weights is None else "imagenet"
+
+
+def check_pretrained(name: str, pretrained: str | Path | bool | None) -> str | Path:
+    """``pretrained`` as "none", "imagenet" or a file.
+
+    ValueError where nobody has published ImageNet weights of the model's backbone.
+    """
+    if pretrained in (None, False, "none"):
+        return "none"
+    if pretrained not in (True, "imagenet"):
+        return pretrained
+    if default_weights(name) == "none":
+        raise ValueError(
+            f"there are no published ImageNet weights for {model_parts(name).backbone}; "
+            "give a weight file, or none"
+        )
+    return "imagenet"
+
+
+def load_pretrained(model: nn.Module, pretrained: str | Path | bool | None) -> list[str]:
+    """Load "imagenet" (fetched if need be), a file, or nothing ("none") into ``model.backbone``.
+
+    Returns lines on what was used, and on a licence that restricts its use.
+    """
+    chosen = check_pretrained(model.name, pretrained)
+    if chosen == "none":
+        return []
+    if chosen != "imagenet":
+        return [load_backbone_weights(model, chosen)]
+    backbone_name = model_parts(model.name).backbone
+    weights = BACKBONES[backbone_name].variant.weights
+    path = fetch(weights, backbone_name)
+    lines = [load_backbone_weights(model, path, source=describe(weights))]
+    if weights.licence not in PERMISSIVE:
+        lines.append(
+            f"licence of {describe(weights)}: {weights.licence}, which is not permissive: read it "
+            "before you use or pass on what you train from them"
+        )
+    return lines
+
+
+def load_backbone_weights(model: nn.Module, path: str | Path, *, source: str | None = None) -> str:
     """Load a weight file into ``model.backbone`` and return one line saying what was used.
 
-    Recognised by their keys: torchvision's ResNet and MobileNetV2 files, timm's and the authors'
-    HRNet classification files, the authors' HRNet segmentation files (build with
-    ``backbone_args={"fuse_mode": "bilinear"}``, as they were trained), and checkpoints of a whole
-    model, ours or the predecessor's. A missing tensor or another shape is a ValueError.
+    A file is recognised by its keys: torchvision's, timm's, the authors' (build HRNet with
+    ``backbone_args={"fuse_mode": "bilinear"}`` for their segmentation files, as those were
+    trained), and checkpoints of a whole model, ours or the predecessor's. A missing tensor or
+    another shape is a ValueError. ``source`` is what to call the file in messages.
     """
+    source = source or str(path)
     backbone_name = model_parts(model.name).backbone
     network = BACKBONES[backbone_name].network
     content = read_file(path)
-    state = state_of(content, source=str(path))
+    state = state_of(content, source=source)
     total = len(state)
     for prefix in ("model.", "backbone."):  # of the HRNet segmentation files; of whole models
         if any(key.startswith(prefix) for key in state):
@@ -127,10 +116,13 @@ def load_backbone_weights(model: nn.Module, path: str | Path) -> str:
     state = rename({k: v for k, v in state.items() if k not in set(classifier)}, network)
     wanted = model.backbone.state_dict()
     used = {key: value for key, value in state.items() if key in wanted}
-    problems = differences(wanted, used)
+    stages = {name for name, _ in model.backbone.named_children()}
+    # What lies inside our stages but is not ours is of another variant: its function differs.
+    strays = [key for key in state if key not in wanted and key.split(".")[0] in stages]
+    problems = differences(wanted, used) + [f"{key} is extra" for key in strays]
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise ValueError(f"{path} does not fit {backbone_name}: {problems[0]}{more}")
+        raise ValueError(f"{source} does not fit {backbone_name}: {problems[0]}{more}")
     model.backbone.load_state_dict(used, strict=False)
     reasons = {
         "other parts of its model": other_parts,
@@ -138,7 +130,7 @@ def load_backbone_weights(model: nn.Module, path: str | Path) -> str:
         "unknown": len(state) - len(used),
     }
     left_out = [f"{count} ({reason})" for reason, count in reasons.items() if count]
-    report = f"{path}: {len(used)} of {total} tensors used for {backbone_name}"
+    report = f"{source}: {len(used)} of {total} tensors used for {backbone_name}"
     report += f", left out: {', '.join(left_out)}" if left_out else ""
     trained_with = dict(network.predecessor_args) if is_predecessor_file(content) else {}
     if any(model.build_args["backbone_args"].get(k) != v for k, v in trained_with.items()):
@@ -189,22 +181,30 @@ def matching_models(state: State) -> list[str]:
     return matches
 
 
-def load_model_state(model: nn.Module, state: State, *, source: str) -> None:
+def load_model_state(
+    model: nn.Module, state: State, *, source: str, finetune: bool = False
+) -> None:
     """Load a whole model's tensors, ours or the predecessor's; ``source`` names them in errors.
 
+    ``finetune`` leaves the last layer as it is, so that the number of classes may differ.
     Tensors of another model or class count are a ValueError that says what they fit.
     """
     state = {key.removeprefix("module."): value for key, value in state.items()}
     network = BACKBONES[model_parts(model.name).backbone].network
     state = rename(state, network, prefix="backbone.")
     own = model.state_dict()
-    problems = differences(own, state)
+    body = without_last_layer(state)
+    body_problems = differences(without_last_layer(own), body)
+    problems = body_problems if finetune else differences(own, state)
     if not problems:
-        model.load_state_dict(state, strict=False)
+        model.load_state_dict(body if finetune else state, strict=False)
         return
     theirs, ours = num_classes_of(state), num_classes_of(own)
-    if theirs != ours and not differences(without_last_layer(own), without_last_layer(state)):
-        raise ValueError(f"{source} has {theirs} classes, but {model.name} was built for {ours}")
+    if theirs != ours and not body_problems:
+        raise ValueError(
+            f"{source} has {theirs} classes, but {model.name} was built for {ours}; "
+            "--finetune loads all but the final classifier"
+        )
     this = model.name + (" with separable_conv" if is_separable(own) else "")
     if matches := matching_models(state):
         raise ValueError(f"{source} does not fit {this}; it fits: {', '.join(matches)}")

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 class IntermediateLayerGetter(nn.ModuleDict):
     """Runs a sequential model's children in order and returns the outputs of some of them.
 
-    ``return_layers`` maps a child's name to the name its output gets. Children after the last one
-    needed are dropped. State-dict keys are the model's own.
+    ``return_layers`` maps a child's name to the name its output gets; of a list of maps, which some
+    children give, that is the first. Children after the last one needed are dropped. State-dict
+    keys are the model's own.
     """
 
     def __init__(self, model: nn.Module, return_layers: Mapping[str, str]) -> None:
@@ -36,7 +37,7 @@ class IntermediateLayerGetter(nn.ModuleDict):
         for name, child in self.items():
             x = child(x)
             if name in self.return_layers:
-                features[self.return_layers[name]] = x
+                features[self.return_layers[name]] = x if isinstance(x, Tensor) else x[0]
         return features
 
 

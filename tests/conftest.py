@@ -41,7 +41,7 @@ def voc_args(tiny_voc: Path, tmp_path: Path) -> Callable[..., list[str]]:
 
     def build(*more: str) -> list[str]:
         small = "--model deeplabv3plus_mobilenet --crop_size 48 --batch_size 2 --num_workers 0"
-        short = "--total_itrs 4 --val_interval 2 --print_interval 1 --device cpu"
+        short = "--total_itrs 4 --val_interval 2 --print_interval 1 --device cpu --pretrained none"
         places = ["--data_root", str(tiny_voc), "--output_dir", str(tmp_path / "out")]
         return [*small.split(), *short.split(), *places, *more]
 

@@ -377,7 +377,9 @@ def test_bad_data_is_one_line(
         (["--warmup_itrs", "99"], "warm-up of 99 steps"),
         (["--class_weights", "nowhere.txt"], "nowhere.txt"),
         (["--pretrained", "nowhere.pth"], "nowhere.pth"),
-        (["--pretrained", "imagenet"], "not available yet"),
+        (["--finetune"], "--finetune needs --ckpt FILE"),
+        (["--finetune", "--ckpt", "x.pth", "--test_only"], "--test_only needs the old"),
+        (["--finetune", "--ckpt", "x.pth", "--continue_training"], "needs the old: drop one"),
     ],
 )
 def test_mistakes_are_one_line_and_nothing_is_written(
@@ -413,8 +415,19 @@ def test_a_checkpoint_of_another_model_or_class_count_is_refused(
     assert main.main(voc_args(*other)) == 2
     assert "holds deeplabv3plus_mobilenet, not --model" in capsys.readouterr().err
     assert main.main(voc_args("--ckpt", ckpt, "--num_classes", "30", *elsewhere)) == 2
-    assert "has 21 classes" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "has 21 classes" in error and "--finetune loads all but the final" in error
     assert not (tmp_path / "new").exists()
+    more = ["--num_classes", "30", "--finetune", "--total_itrs", "1", "--lr", "0"]
+    assert main.main(voc_args("--ckpt", ckpt, *more, *elsewhere)) == 0
+    assert f"all weights but the final classifier's from {ckpt}" in capsys.readouterr().out
+    old, new = (
+        network.pretrained.read_file(tmp_path / folder / f"latest_{NAME}.pth")["model_state"]
+        for folder in ("out", "new")
+    )
+    assert len(new["classifier.classifier.3.bias"]) == 30
+    key = "classifier.classifier.0.weight"
+    assert torch.equal(old[key], new[key])
 
 
 def test_an_earlier_run_is_replaced_only_when_asked(voc_args: Args, tmp_path: Path, capsys) -> None:
@@ -481,6 +494,8 @@ def test_list_models_prints_all(capsys) -> None:
     assert main.main(["--list_models"]) == 0
     table = capsys.readouterr().out
     assert all(name in table for name in network.list_models())
+    assert main.main(["--list_models", "--markdown"]) == 0
+    assert capsys.readouterr().out == network.models_table(markdown=True) + "\n"
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import network
 from utils import options
 
 ROOT = Path(__file__).parent.parent
@@ -52,3 +53,8 @@ def test_flags_the_readme_names_exist() -> None:
     known |= {"input", "output", "overlay", "nproc_per_node", "no", "help", "pretrained_backbone"}
     named = set(re.findall(r"--([a-z]\w*)", README))
     assert named - known - {"build"} == set()
+
+
+def test_the_table_of_models_is_fresh() -> None:
+    table = README.split("<!-- models: written by `make tables` -->\n")[1]
+    assert table.split("\n<!-- /models -->")[0] == network.models_table(markdown=True)

@@ -18,9 +18,9 @@ import torch
 
 # Options that change nothing a resumed run computes; a change of any other is reported.
 HARMLESS = frozenset(
-    "num_workers val_batch_size download list_models ckpt pretrained test_only continue_training "
-    "output_dir overwrite save_val_results save_interval print_interval val_interval device gpu_id "
-    "enable_vis vis_port vis_env vis_num_samples".split()
+    "num_workers val_batch_size download list_models markdown ckpt finetune pretrained test_only "
+    "continue_training output_dir overwrite save_val_results save_interval print_interval "
+    "val_interval device gpu_id enable_vis vis_port vis_env vis_num_samples".split()
 )
 
 

@@ -57,6 +57,7 @@ class ModelOptions:
 
     model: str = option("deeplabv3plus_mobilenet", "network name; see --list_models")
     list_models: bool = option(False, "print every network name with its size, and stop")
+    markdown: bool = option(False, "print --list_models as a Markdown table of backbones")
     separable_conv: bool = option(False, "depthwise separable convolutions in ASPP and decoder")
     output_stride: int | None = option(
         None, "output stride of the backbone (default: 16; HRNet: always 4)", choices=(8, 16, 32)
@@ -64,8 +65,11 @@ class ModelOptions:
     aspp_rates: tuple[int, int, int] | None = option(
         None, "atrous rates of ASPP instead of the output stride's own", nargs=3, minimum=1
     )
-    pretrained: str = option(
-        "none", "backbone weights to start from: none, or a FILE", metavar="{none,FILE}"
+    pretrained: str | None = option(
+        None,
+        "backbone weights to start from: imagenet (fetched once by name), none, or a FILE "
+        "(default: imagenet where --list_models shows published weights, else none)",
+        metavar="{imagenet,none,FILE}",
     )
     bn_momentum: float | None = option(
         None,
@@ -74,6 +78,9 @@ class ModelOptions:
         minimum=0.0,
     )
     ckpt: str | None = option(None, "checkpoint to start from, to test, or to continue")
+    finetune: bool = option(
+        False, "of --ckpt load all but the final classifier: for other classes than it has"
+    )
 
 
 @dataclass(frozen=True)
@@ -219,6 +226,7 @@ def command_line(argv: Sequence[str] | None = None) -> str:
 
 # Options that do something only where another has this value.
 ONLY_WITH = {
+    "markdown": ("list_models", True),
     "year": ("dataset", "voc"),
     "download": ("dataset", "voc"),
     "step_size": ("lr_policy", "step"),

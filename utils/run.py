@@ -14,6 +14,7 @@ import network
 from utils import checkpoint, distributed, history, options
 from utils.ext_transforms import train_transform, val_transform
 from utils.loss import create_loss, read_class_weights
+from utils.model import backbone_bn_momentum, build_model, load_pretrained
 from utils.optimizer import create_optimizer
 from utils.scheduler import create_scheduler
 from utils.utils import set_bn_momentum
@@ -53,7 +54,7 @@ class Run:
         """The checkpoint of ``step``: all that `predict.py` and --continue_training need."""
         model = self.model
         return {
-            "format": network.pretrained.FORMAT,
+            "format": network.files.FORMAT,
             "model_name": model.name,
             "build_args": model.build_args,
             "class_names": self.class_names,
@@ -86,11 +87,11 @@ def _check_request(opts: options.Options, world_size: int) -> None:
     low, high = opts.data.scale_range
     if low > high:
         raise ValueError(f"--scale_range {low} {high}: the smaller scale comes first")
-    if opts.model.pretrained == "imagenet":
-        raise ValueError(
-            "--pretrained imagenet: fetching weights by name is not available yet; give a weight "
-            "file, or none"
-        )
+    if opts.model.ckpt is None and opts.model.finetune:
+        raise ValueError("--finetune needs --ckpt FILE: there is nothing to start from")
+    if opts.model.finetune and (opts.run.test_only or opts.run.continue_training):
+        other = "test_only" if opts.run.test_only else "continue_training"
+        raise ValueError(f"--finetune gives a new last layer, --{other} needs the old: drop one")
     if opts.run.test_only:
         if opts.model.ckpt is None:
             raise ValueError("--test_only needs --ckpt FILE: there is nothing to test")
@@ -105,36 +106,6 @@ def _check_request(opts: options.Options, world_size: int) -> None:
             "a batch of 1 image per process: the BatchNorm behind ASPP's image pooling needs at "
             f"least 2 values; use --batch_size {2 * world_size} or more"
         )
-
-
-def _build_model(
-    opts: options.Options, stride: int, saved: dict[str, Any], ckpt: str | None
-) -> tuple[nn.Module, list[str]]:
-    """The network asked for, with the weights of ``saved`` or --pretrained; and what was loaded."""
-    asked, facts = opts.model, datasets.DATASETS[opts.data.dataset]
-    if saved.get("model_name", asked.model) != asked.model:
-        raise ValueError(f"{ckpt} holds {saved['model_name']}, not --model {asked.model}")
-    state = network.pretrained.state_of(saved, source=str(ckpt)) if saved else {}
-    # Ours say how they were built; the predecessor's files are recognised.
-    built = saved.get("build_args") or (
-        network.pretrained.predecessor_build_args(asked.model, state) if saved else {}
-    )
-    rates = asked.aspp_rates or built.get("aspp_rates")
-    model = network.create_model(
-        asked.model,
-        num_classes=opts.data.num_classes or len(facts.class_names),
-        output_stride=stride,
-        separable_conv=asked.separable_conv or built.get("separable_conv", False),
-        aspp_rates=rates,
-        backbone_args=built.get("backbone_args"),
-    )
-    if saved:
-        network.pretrained.load_model_state(model, state, source=str(ckpt))
-        stated = f", ASPP rates {' '.join(map(str, rates))}" if rates else ""
-        return model, [f"weights from {ckpt}{stated}"]
-    if asked.pretrained != "none":
-        return model, [network.pretrained.load_backbone_weights(model, asked.pretrained)]
-    return model, ["random weights: for ImageNet's, give --pretrained FILE"]
 
 
 def _start_point(opts: options.Options) -> tuple[checkpoint.RunFiles, int, str | None, dict]:
@@ -198,15 +169,6 @@ def _build_datasets(
     return made
 
 
-def _bn_momentum(opts: options.Options, saved: dict[str, Any]) -> float:
-    """0.01 suits statistics that are good already; from scratch they would lag far behind."""
-    if opts.model.bn_momentum is not None:
-        return opts.model.bn_momentum
-    if opts.run.continue_training:
-        return saved.get("bn_momentum", 0.01)
-    return 0.01 if saved or opts.model.pretrained != "none" else 0.1
-
-
 def _build_optimisation(
     optim: options.OptimOptions, model: nn.Module
 ) -> tuple[torch.optim.Optimizer, Any]:
@@ -238,8 +200,9 @@ def prepare(opts: options.Options, command: str) -> Run:
     torch.manual_seed(opts.run.random_seed)
     _check_request(opts, world.size)
     files, stride, ckpt, saved = _start_point(opts)
-    model, notes = _build_model(opts, stride, saved, ckpt)
     facts = datasets.DATASETS[opts.data.dataset]
+    num_classes = opts.data.num_classes or len(facts.class_names)
+    model, notes = build_model(opts.model, num_classes, stride=stride, saved=saved, ckpt=ckpt)
     unused = range(len(facts.class_names), model.build_args["num_classes"])
     class_names = [*facts.class_names, *(f"unused {number}" for number in unused)]
     criterion = create_loss(
@@ -251,7 +214,9 @@ def prepare(opts: options.Options, command: str) -> Run:
     *train_set, val_set = _build_datasets(
         opts.data, opts.run.random_seed, test_only=opts.run.test_only, world=world
     )
-    bn_momentum = _bn_momentum(opts, saved)
+    if not saved:  # last: what has to be fetched comes after all that can be wrong without it
+        notes += load_pretrained(model, opts.model.pretrained, world=world)
+    bn_momentum = backbone_bn_momentum(opts.model, saved, continues=opts.run.continue_training)
     set_bn_momentum(model.backbone, momentum=bn_momentum)
     model = model.to(world.device, memory_format=torch.channels_last)
     optimizer, scheduler = _build_optimisation(opts.optim, model)

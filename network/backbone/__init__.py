@@ -7,14 +7,18 @@ import warnings
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from . import hrnetv2, mobilenetv2, resnet
-from .base import Backbone, FeatureInfo, Variant
+from . import hgnetv2, hrnetv2, mobilenetv2, res2net, resnet, vovnetv2, xception
+from .base import Backbone, FeatureInfo, Variant, Weights
 
 # A family is a module with NETWORK, its class, and VARIANTS, its table.
 FAMILIES = (
     resnet,
     mobilenetv2,
     hrnetv2,
+    res2net,
+    vovnetv2,
+    hgnetv2,
+    xception,
 )
 
 
@@ -89,6 +93,7 @@ __all__ = [
     "Backbone",
     "FeatureInfo",
     "Variant",
+    "Weights",
     "create_backbone",
     "default_output_stride",
     "resolve_output_stride",

@@ -27,12 +27,55 @@ class FeatureInfo(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Where published weights are, their licence, and what they score.
+
+    ``source`` is a hub repository with a file named ``file``; where ``file`` is empty, the name of
+    one of torchvision's weights, or a URL whose file name ends in digits of its SHA-256.
+    """
+
+    source: str
+    file: str
+    revision: str = "main"  # of the repository: a branch, tag or commit
+    licence: str
+    top1: float | None = None  # percent on ImageNet-1k, as published
+
+
+def timm_weights(
+    tag: str, *, licence: str, top1: float | None = None, revision: str = "main"
+) -> Weights:
+    """Weights of timm's hub repositories: ``timm_weights("hrnet_w48.ms_in1k", licence="mit")``."""
+    return Weights(
+        source=f"timm/{tag}",
+        file="model.safetensors",
+        revision=revision,
+        licence=licence,
+        top1=top1,
+    )
+
+
+def torchvision_weights(model: str, *, top1: float) -> Weights:
+    """Torchvision's weights of a model, ``"ResNet18"``: of its two sets the first.
+
+    Those are the ones of the literature, and of torchvision's own segmentation networks.
+    """
+    source = f"{model}_Weights.IMAGENET1K_V1"
+    return Weights(source=source, file="", licence="bsd-3-clause", top1=top1)
+
+
+def url_weights(url: str, *, licence: str, top1: float) -> Weights:
+    """Weights at a URL that ends in digits of their SHA-256: ``.../xception-43020ad28.pth``."""
+    return Weights(source=url, file="", licence=licence, top1=top1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Variant:
     """One line of a family's table: the family adds its own numbers.
 
     ``mean`` and ``std`` (RGB, of 0..1 values) are those the published weights expect.
     """
 
+    weights: Weights | None = None  # for ImageNet, where somebody has published them
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 

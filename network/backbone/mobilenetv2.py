@@ -21,7 +21,15 @@ from types import MappingProxyType
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Backbone, FeatureInfo, Variant, conv, conv_bn, plan_stages
+from .base import (
+    Backbone,
+    FeatureInfo,
+    Variant,
+    conv,
+    conv_bn,
+    plan_stages,
+    torchvision_weights,
+)
 
 LOW_LEVEL_LENGTH = 4  # the stem and the blocks of the first two rows: up to stride 4
 
@@ -77,6 +85,23 @@ class MobileNetV2Variant(Variant):
     stem_channels: int = 32
 
 
+def timm_renames() -> tuple[tuple[str, str], ...]:
+    """Rules from timm's names, which count the blocks of each row anew, to torchvision's."""
+    rules = [(r"^conv_stem\.", "features.0.0."), (r"^bn1\.", "features.0.1.")]
+    first = {"conv_dw": "0.0", "bn1": "0.1", "conv_pw": "1", "bn2": "2"}
+    others = {"conv_pw": "0.0", "bn1": "0.1", "conv_dw": "1.0", "bn2": "1.1"}
+    others |= {"conv_pwl": "2", "bn3": "3"}
+    rules += [(rf"^blocks\.0\.0\.{old}\.", f"features.1.conv.{new}.") for old, new in first.items()]
+    index = 2
+    for row, num_blocks in enumerate((2, 3, 4, 3, 3, 1), start=1):
+        for block in range(num_blocks):
+            rules.append((rf"^blocks\.{row}\.{block}\.", f"features.{index}."))
+            index += 1
+    # Only timm's names have a layer right behind the block's number.
+    rules += [(rf"^(features\.\d+)\.{old}\.", rf"\1.conv.{new}.") for old, new in others.items()]
+    return tuple(rules)
+
+
 class MobileNetV2(Backbone):
     """Two children, the layers up to stride 4 and those after; inner keys are torchvision's.
 
@@ -85,11 +110,12 @@ class MobileNetV2(Backbone):
     """
 
     renames = (
+        *timm_renames(),
         (r"^features\.([0-3])\.", r"low_level_features.\1."),
         (r"^features\.([4-9]|1[0-7])\.", r"high_level_features.\1."),
     )
     predecessor_args = MappingProxyType({"legacy_padding": True})
-    classifier_keys = r"features\.18\.|classifier\."
+    classifier_keys = r"features\.18\.|classifier\.|conv_head\.|bn2\."
 
     def __init__(
         self, variant: MobileNetV2Variant, *, output_stride: int, legacy_padding: bool = False
@@ -139,6 +165,7 @@ VARIANTS = {
             (6, 96, 3, 1),
             (6, 160, 3, 2),
             (6, 320, 1, 1),
-        )
+        ),
+        weights=torchvision_weights("MobileNet_V2", top1=71.88),
     ),
 }

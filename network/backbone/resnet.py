@@ -25,7 +25,16 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from .base import Backbone, FeatureInfo, StagePlan, Variant, conv, conv_bn, plan_stages
+from .base import (
+    Backbone,
+    FeatureInfo,
+    StagePlan,
+    Variant,
+    conv,
+    conv_bn,
+    plan_stages,
+    torchvision_weights,
+)
 
 
 def projection(in_channels: int, out_channels: int, *, stride: int) -> nn.Sequential | None:
@@ -168,13 +177,45 @@ class ResNet(Backbone):
 NETWORK = ResNet
 DEEP = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}  # blocks a stage, by depth
 VARIANTS = {
-    "resnet18": ResNetVariant(block=BasicBlock, num_blocks=(2, 2, 2, 2)),
-    "resnet34": ResNetVariant(block=BasicBlock, num_blocks=(3, 4, 6, 3)),
-    "resnet50": ResNetVariant(num_blocks=DEEP[50]),
-    "resnet101": ResNetVariant(num_blocks=DEEP[101]),
-    "resnet152": ResNetVariant(num_blocks=DEEP[152]),
-    "resnext50_32x4d": ResNetVariant(num_blocks=DEEP[50], groups=32, width_per_group=4),
-    "resnext101_32x8d": ResNetVariant(num_blocks=DEEP[101], groups=32, width_per_group=8),
-    "wide_resnet50_2": ResNetVariant(num_blocks=DEEP[50], width_per_group=128),
-    "wide_resnet101_2": ResNetVariant(num_blocks=DEEP[101], width_per_group=128),
+    "resnet18": ResNetVariant(
+        block=BasicBlock,
+        num_blocks=(2, 2, 2, 2),
+        weights=torchvision_weights("ResNet18", top1=69.76),
+    ),
+    "resnet34": ResNetVariant(
+        block=BasicBlock,
+        num_blocks=(3, 4, 6, 3),
+        weights=torchvision_weights("ResNet34", top1=73.31),
+    ),
+    "resnet50": ResNetVariant(
+        num_blocks=DEEP[50], weights=torchvision_weights("ResNet50", top1=76.13)
+    ),
+    "resnet101": ResNetVariant(
+        num_blocks=DEEP[101], weights=torchvision_weights("ResNet101", top1=77.37)
+    ),
+    "resnet152": ResNetVariant(
+        num_blocks=DEEP[152], weights=torchvision_weights("ResNet152", top1=78.31)
+    ),
+    "resnext50_32x4d": ResNetVariant(
+        num_blocks=DEEP[50],
+        groups=32,
+        width_per_group=4,
+        weights=torchvision_weights("ResNeXt50_32X4D", top1=77.62),
+    ),
+    "resnext101_32x8d": ResNetVariant(
+        num_blocks=DEEP[101],
+        groups=32,
+        width_per_group=8,
+        weights=torchvision_weights("ResNeXt101_32X8D", top1=79.31),
+    ),
+    "wide_resnet50_2": ResNetVariant(
+        num_blocks=DEEP[50],
+        width_per_group=128,
+        weights=torchvision_weights("Wide_ResNet50_2", top1=78.47),
+    ),
+    "wide_resnet101_2": ResNetVariant(
+        num_blocks=DEEP[101],
+        width_per_group=128,
+        weights=torchvision_weights("Wide_ResNet101_2", top1=78.85),
+    ),
 }

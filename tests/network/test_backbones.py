@@ -31,8 +31,61 @@ COUNTS = {
     "hrnetv2_44": (54_974_640, 1830),
     "hrnetv2_48": (65_325_120, 1830),
     "hrnetv2_64": (115_697_600, 1830),
+    "res2net50_48w_2s": (23_238_304, 318),
+    "res2net50_14w_8s": (23_010_816, 894),
+    "res2net50_26w_4s": (23_650_120, 510),
+    "res2net50_26w_6s": (35_002_448, 702),
+    "res2net50_26w_8s": (46_354_776, 894),
+    "res2net101_26w_4s": (43_157_688, 1020),
+    "res2next50": (22_622_464, 510),
+    "res2net50d": (23_669_352, 522),
+    "res2net101d": (43_176_920, 1032),
+    "vovnetv2_19_slim_dw": (1_384_752, 154),
+    "vovnetv2_19_dw": (5_518_080, 160),
+    "vovnetv2_19_slim": (2_653_136, 122),
+    "vovnetv2_19": (10_180_416, 122),
+    "vovnetv2_39": (25_184_128, 246),
+    "vovnetv2_57": (41_454_912, 360),
+    "vovnetv2_99": (69_523_520, 626),
+    "vovnetv2_39b": (23_543_936, 242),
+    "vovnetv2_57b": (37_583_936, 350),
+    "vovnetv2_99b": (62_174_272, 602),
+    "hgnetv2_b0": (1_850_396, 312),
+    "hgnetv2_b1": (2_197_004, 312),
+    "hgnetv2_b2": (6_026_626, 442),
+    "hgnetv2_b3": (10_048_910, 514),
+    "hgnetv2_b4": (13_553_376, 480),
+    "hgnetv2_b5": (33_325_760, 780),
+    "hgnetv2_b6": (69_013_472, 1044),
+    "xception": (20_806_952, 274),
+    "xception41": (24_920_560, 504),
+    "xception65": (37_867_312, 792),
+    "xception71": (40_289_736, 876),
 }
-ONE_PER_FAMILY = ["resnet18", "resnet50", "mobilenet", "hrnetv2_18_small"]
+ONE_PER_FAMILY = [
+    "resnet18",
+    "resnet50",
+    "mobilenet",
+    "hrnetv2_18_small",
+    "res2net50_48w_2s",
+    "vovnetv2_19_slim_dw",
+    "hgnetv2_b0",
+    "xception",
+    "xception41",
+]
+# Their stems do not pad: of 97 pixels, 48 and then 46 stay, as if the image had 92.
+UNPADDED_STEM = {"xception"}
+# Behind weights that were trained with other numbers than ImageNet's: both are (0.5, 0.5, 0.5).
+HALF_MEAN_AND_STD = {"vovnetv2_57b", "xception", "xception41", "xception65", "xception71"}
+
+
+def map_side(name: str, side: int, reduction: int) -> int:
+    """A feature map's height or width for an image's."""
+    if name in UNPADDED_STEM:
+        side = 2 * ((side - 3) // 2 - 1)
+    if name.startswith("vovnetv2"):  # from stride 4 on, its pools round down
+        return -(-side // 4) // (reduction // 4)
+    return -(-side // reduction)
 
 
 def cases() -> list[tuple[str, int]]:
@@ -59,11 +112,10 @@ def test_shapes_are_what_the_backbone_states(name, output_stride):
         shapes = {}
         for child_name, child in backbone.named_children():
             x = child(x)
-            if isinstance(x, torch.Tensor):
-                shapes[child_name] = tuple(x.shape)
+            shapes[child_name] = tuple((x if isinstance(x, torch.Tensor) else x[0]).shape)
     assert backbone.out.reduction == output_stride and backbone.low_level.reduction == 4
     for info in (backbone.low_level, backbone.out):
-        height, width = -(-97 // info.reduction), -(-65 // info.reduction)
+        height, width = (map_side(name, side, info.reduction) for side in (97, 65))
         assert shapes[info.name] == (1, info.channels, height, width)
     assert x.shape == shapes[backbone.out.name]  # the last child gives "out"
 
@@ -86,12 +138,12 @@ def test_any_size_from_33_up_in_both_modes(name, size):
         for training in (False, True):
             out = backbone.train(training)(torch.randn(2, 3, *size))
             assert out.isfinite().all()
-            assert out.shape[-2:] == tuple(-(-side // output_stride) for side in size)
+            assert out.shape[-2:] == tuple(map_side(name, side, output_stride) for side in size)
 
 
 @pytest.mark.parametrize("size", [(96, 96), (97, 129), (90, 107)])
 @pytest.mark.parametrize("output_stride", [16, 8])
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet", "hgnetv2_b0", "xception"])
 def test_dilated_is_strided_on_the_sub_grid(
     name, output_stride, size, randomize, images, assert_same
 ):
@@ -125,14 +177,16 @@ def test_initialisation(name):
             assert layer.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.05)
         if isinstance(layer, nn.BatchNorm2d):
             assert (layer.weight == 1).all() and (layer.bias == 0).all()
-            assert layer.eps == 1e-5 and layer.momentum == 0.1
+            assert layer.eps == (1e-3 if name == "xception41" else 1e-5)
+            assert layer.momentum == 0.1
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_mean_and_std_are_imagenets(name):
-    entry = BACKBONES[name]
-    assert entry.variant.mean == (0.485, 0.456, 0.406)
-    assert entry.variant.std == (0.229, 0.224, 0.225)
+def test_mean_and_std_are_imagenets_but_where_the_weights_differ(name):
+    variant = BACKBONES[name].variant
+    half = name in HALF_MEAN_AND_STD
+    assert variant.mean == ((0.5, 0.5, 0.5) if half else (0.485, 0.456, 0.406))
+    assert variant.std == ((0.5, 0.5, 0.5) if half else (0.229, 0.224, 0.225))
 
 
 def test_impossible_stride_names_the_possible():
@@ -166,7 +220,7 @@ def test_unknown_names():
         create_backbone("mobilenet", backbone_args={"legacy_padding": "yes"})
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet", "hrnetv2_18_small"])
+@pytest.mark.parametrize("name", ONE_PER_FAMILY)
 def test_compiles_to_one_graph(name):
     backbone = create_backbone(name).eval()
     x = torch.randn(1, 3, 65, 97)

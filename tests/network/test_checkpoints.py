@@ -139,7 +139,35 @@ def test_predecessors_hrnet_names(tmp_path):
 def test_another_class_count_says_both(mobilenet):
     with pytest.raises(ValueError) as error:
         load_model_state(create_model(PLUS), mobilenet.state_dict(), source="X.pth")
-    assert str(error.value) == "X.pth has 19 classes, but deeplabv3plus_mobilenet was built for 21"
+    assert str(error.value) == (
+        "X.pth has 19 classes, but deeplabv3plus_mobilenet was built for 21; "
+        "--finetune loads all but the final classifier"
+    )
+
+
+@pytest.mark.parametrize("name", [PLUS, "deeplabv3_mobilenet"])
+@pytest.mark.parametrize("num_classes", [5, 19])
+def test_finetune_loads_all_but_the_final_classifier(name, num_classes):
+    last = {PLUS: "classifier.classifier.3.", "deeplabv3_mobilenet": "classifier.classifier.4."}
+    theirs = create_model(name, num_classes=19).state_dict()
+    model = create_model(name, num_classes=num_classes)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    load_model_state(model, theirs, source="X.pth", finetune=True)
+    kept = [key for key in before if key.startswith(last[name])]
+    assert len(kept) == 2
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key] if key in kept else theirs[key]), key
+
+
+def test_finetune_refuses_another_model(mobilenet):
+    with torch.device("meta"):
+        model = create_model("deeplabv3plus_resnet18", num_classes=5)
+    with pytest.raises(ValueError, match=r"it fits: deeplabv3plus_mobilenet \(19 classes\)"):
+        load_model_state(model, mobilenet.state_dict(), source="X.pth", finetune=True)
+    state = mobilenet.state_dict()
+    del state["backbone.low_level_features.2.conv.2.weight"]
+    with pytest.raises(ValueError, match="no tensor backbone.low_level_features.2.conv.2.weight"):
+        load_model_state(create_model(PLUS), state, source="X.pth", finetune=True)
 
 
 def test_another_model_says_what_it_fits(mobilenet):

@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+import safetensors.torch
 import timm
 import torch
 import torchvision
@@ -127,6 +128,43 @@ def test_hrnet_files(layout, tmp_path):
         assert report.endswith("left out: 1 (other parts of its model), 2 (its classifier)")
 
 
+def test_timm_mobilenet_file(tmp_path):
+    """Blocks are counted by row there; the function is the same."""
+    torch.manual_seed(0)
+    theirs = timm.create_model("mobilenetv2_100", features_only=True, out_indices=(1, 4))
+    whole = timm.create_model("mobilenetv2_100")
+    for tensor in whole.state_dict().values():
+        if tensor.is_floating_point() and tensor.dim() == 1:
+            tensor.copy_(0.5 + torch.rand(len(tensor)))
+    theirs.load_state_dict(whole.state_dict(), strict=False)
+    safetensors.torch.save_file(whole.state_dict(), tmp_path / "model.safetensors")
+    model = create_model("deeplabv3plus_mobilenet", output_stride=32)
+    report = load_backbone_weights(model, tmp_path / "model.safetensors")
+    assert "306 of 314 tensors used for mobilenet, left out: 8 (its classifier)" in report
+    x = torch.randn(1, 3, 65, 98, dtype=torch.float64)
+    with torch.no_grad():
+        expected = theirs.double().eval()(x)
+        features = model.double().eval().backbone(x)
+    for got, wanted in zip(features.values(), expected, strict=True):
+        assert got.shape == wanted.shape and wanted.abs().max() > 0
+        assert (got - wanted).abs().max() <= 1e-9 * wanted.abs().max()
+
+
+def test_safetensors_file(tmp_path):
+    state = torchvision.models.resnet18(weights=None).state_dict()
+    path = tmp_path / "model.safetensors"
+    safetensors.torch.save_file(state, path)
+    model = create_model("deeplabv3_resnet18", pretrained=path)
+    for key, value in model.backbone.state_dict().items():
+        assert torch.equal(value, state[key]), key
+    content = path.read_bytes()
+    for damaged in (content[:1000], content[:-1], b"", b"hello", content[:8]):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="is no checkpoint, or it is damaged") as error:
+            create_model("deeplabv3_resnet18", pretrained=path)
+        assert "\n" not in str(error.value)
+
+
 def test_backbone_of_a_whole_checkpoint(predecessor_file, mobilenet, tmp_path, own_checkpoint):
     model = create_model("deeplabv3_mobilenet", num_classes=3)
     report = load_backbone_weights(model, predecessor_file)
@@ -161,3 +199,11 @@ def test_backbone_files_that_do_not_fit(tmp_path):
     assert "left out: 2 (its classifier), 1 (unknown)" in load_backbone_weights(model, path)
     torch.save({k: v for k, v in state.items() if "num_batches" not in k}, path)
     assert "100 of 102 tensors used" in load_backbone_weights(model, path)
+
+
+def test_tensors_of_another_variant_are_an_error(tmp_path):
+    # The authors' VoVNetV2-39 gates every module, the "b" form the last of a stage only.
+    everywhere = create_model("deeplabv3_vovnetv2_39", num_classes=2).backbone.state_dict()
+    torch.save(everywhere, tmp_path / "vovnet39.pth")
+    with pytest.raises(ValueError, match="does not fit vovnetv2_39b: .* is extra"):
+        create_model("deeplabv3_vovnetv2_39b", num_classes=2, pretrained=tmp_path / "vovnet39.pth")

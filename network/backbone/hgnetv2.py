@@ -1,0 +1,297 @@
+"""PP-HGNetV2 (PaddleClas, 2023; no paper), the backbone of RT-DETR and D-FINE.
+
+Made for GPUs that are fast at plain convolutions: layers run one after another, and the block
+reads all their outputs at once, so that late layers see far and early ones stay sharp. Deep stages
+use light layers (1x1, then depthwise 5x5), small variants an affine pair of two learned numbers
+after each ReLU.
+
+    HGBlock with n layers of M channels
+    x (Cin,H,W) -+- layer 1 -+- layer 2 -+- ... -- layer n    stages 1, 2:  3x3 M, BN, ReLU
+    |            |  (M,H,W)  |  (M,H,W)  |            |       stages 3, 4:  1x1 M, BN,
+    |            '----- concat (Cin + n*M, H, W) -----'         5x5 depthwise M, BN, ReLU
+    |                     |
+    |            1x1 Cout/2, BN, ReLU -- 1x1 Cout, BN, ReLU (Cout,H,W)
+    |                     |
+    '-- + (all blocks of a stage but the first)
+
+    stages 2 to 4 begin with a depthwise 3x3, stride 2, BN, without ReLU
+
+    StemBlock, widths M and C
+    3x3 s2 M (M,H/2,W/2) -+- 2x2 M/2 -- 2x2 M -+- concat (2M,H/2,W/2) -- 3x3 s2 M -- 1x1 C
+                          '----- max 2x2 ------'                                (C,H/4,W/4)
+    a row and a column of zeros, below and to the right, keep the size through the 2x2 layers
+
+There is no attention in V2. Code in circulation puts an EseModule into this block, but that one
+belongs to the first PP-HGNet: no published V2 weights have tensors for it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .base import (
+    Backbone,
+    FeatureInfo,
+    StagePlan,
+    Variant,
+    Weights,
+    conv,
+    plan_stages,
+    timm_weights,
+)
+
+
+class LearnableAffineBlock(nn.Module):
+    """One learned scale and one learned offset for a whole map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # In x's type: under autocast, a float32 number would make the map float32 again.
+        return torch.addcmul(self.bias.to(x.dtype), x, self.scale.to(x.dtype))
+
+
+class ConvBNAct(nn.Sequential):
+    """``conv``, ``bn`` and, unless ``relu=False``, ReLU and, with ``use_lab``, an affine block."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel_size: int = 1,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        relu: bool = True,
+        use_lab: bool = False,
+    ) -> None:
+        layers: dict[str, nn.Module] = {
+            "conv": conv(
+                in_channels,
+                out_channels,
+                kernel_size=kernel_size,
+                stride=stride,
+                dilation=dilation,
+                groups=groups,
+            ),
+            "bn": nn.BatchNorm2d(out_channels),
+        }
+        if relu:
+            layers["act"] = nn.ReLU(inplace=True)
+            if use_lab:
+                layers["lab"] = LearnableAffineBlock()
+        super().__init__(OrderedDict(layers))
+
+
+class LightConvBNAct(nn.Sequential):
+    """1x1 that mixes channels, then a depthwise convolution that looks around."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, kernel_size: int, dilation: int, use_lab: bool
+    ) -> None:
+        mix = ConvBNAct(in_channels, out_channels, relu=False)
+        look = ConvBNAct(
+            out_channels,
+            out_channels,
+            kernel_size=kernel_size,
+            dilation=dilation,
+            groups=out_channels,
+            use_lab=use_lab,
+        )
+        super().__init__(OrderedDict(conv1=mix, conv2=look))
+
+
+class StemBlock(nn.Module):
+    """(N,3,H,W) -> (N,C,H/4,W/4), a learned and a pooled path side by side."""
+
+    def __init__(self, width: int, out_channels: int, *, use_lab: bool) -> None:
+        super().__init__()
+        lab, half = use_lab, width // 2
+        self.stem1 = ConvBNAct(3, width, kernel_size=3, stride=2, use_lab=lab)
+        self.stem2a = ConvBNAct(width, half, kernel_size=2, use_lab=lab)
+        self.stem2b = ConvBNAct(half, width, kernel_size=2, use_lab=lab)
+        self.stem3 = ConvBNAct(2 * width, width, kernel_size=3, stride=2, use_lab=lab)
+        self.stem4 = ConvBNAct(width, out_channels, use_lab=lab)
+        self.pool = nn.MaxPool2d(2, stride=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        right_and_bottom = (0, 1, 0, 1)
+        x = F.pad(self.stem1(x), right_and_bottom)
+        learned = self.stem2b(F.pad(self.stem2a(x), right_and_bottom))
+        return self.stem4(self.stem3(torch.cat([self.pool(x), learned], dim=1)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class HGNetV2Variant(Variant):
+    """Numbers of one HGNetV2."""
+
+    stem: tuple[int, int]  # width inside, channels out
+    stages: tuple[tuple[int, int, int], ...]  # of each: width of layers, channels out, blocks
+    num_layers: int  # of every block
+    use_lab: bool = False
+
+
+class HGBlock(nn.Module):
+    """A chain of layers, all of whose outputs, and the input, are put together by two 1x1."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        width: int,
+        num_layers: int,
+        light: bool,
+        residual: bool,
+        dilation: int,
+        use_lab: bool,
+    ) -> None:
+        super().__init__()
+        self.residual = residual
+        layer, kernel_size = (LightConvBNAct, 5) if light else (ConvBNAct, 3)
+        self.layers = nn.ModuleList(
+            layer(
+                width if index else in_channels,
+                width,
+                kernel_size=kernel_size,
+                dilation=dilation,
+                use_lab=use_lab,
+            )
+            for index in range(num_layers)
+        )
+        total, half = in_channels + num_layers * width, out_channels // 2
+        self.aggregation = nn.Sequential(
+            ConvBNAct(total, half, use_lab=use_lab),
+            ConvBNAct(half, out_channels, use_lab=use_lab),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = [x]
+        for layer in self.layers:
+            maps.append(layer(maps[-1]))
+        y = self.aggregation(torch.cat(maps, dim=1))
+        return y + x if self.residual else y
+
+
+def make_stage(
+    in_channels: int, *, index: int, plan: StagePlan, variant: HGNetV2Variant
+) -> nn.Sequential:
+    """Stage ``index + 1``; all but the first begin with a ``downsample``: it holds the stride."""
+    width, channels, num_blocks = variant.stages[index]
+    blocks = [
+        HGBlock(
+            channels if number else in_channels,
+            channels,
+            width=width,
+            num_layers=variant.num_layers,
+            light=index >= 2,
+            residual=number > 0,
+            dilation=plan.dilation,
+            use_lab=variant.use_lab,
+        )
+        for number in range(num_blocks)
+    ]
+    parts: dict[str, nn.Module] = {}
+    if index:
+        parts["downsample"] = ConvBNAct(
+            in_channels,
+            in_channels,
+            kernel_size=3,
+            stride=plan.stride,
+            dilation=plan.first_dilation,
+            groups=in_channels,
+            relu=False,
+        )
+    return nn.Sequential(OrderedDict(parts, blocks=nn.Sequential(*blocks)))
+
+
+class HGNetV2(Backbone):
+    """Stem (stride 4) and four stages; inner names are the authors', as in timm and D-FINE."""
+
+    renames = tuple((rf"^stages\.{index}\.", f"stage{index + 1}.") for index in range(4))
+    classifier_keys = r"head\."
+
+    def __init__(self, variant: HGNetV2Variant, *, output_stride: int) -> None:
+        width, in_channels = variant.stem
+        stages: dict[str, nn.Module] = {
+            "stem": StemBlock(width, in_channels, use_lab=variant.use_lab)
+        }
+        plans = plan_stages((1, 2, 2, 2), stem_stride=4, output_stride=output_stride)
+        for index, plan in enumerate(plans):
+            stages[f"stage{index + 1}"] = make_stage(
+                in_channels, index=index, plan=plan, variant=variant
+            )
+            in_channels = variant.stages[index][1]
+        super().__init__(
+            stages,
+            low_level=FeatureInfo("stage1", variant.stages[0][1], 4),
+            out=FeatureInfo("stage4", in_channels, output_stride),
+            variant=variant,
+        )
+
+
+NETWORK = HGNetV2
+
+
+def hub(name: str, top1: float) -> Weights:
+    """Weights distilled from a larger network on unlabelled images, fine-tuned on ImageNet."""
+    return timm_weights(f"hgnetv2_{name}.ssld_stage2_ft_in1k", licence="apache-2.0", top1=top1)
+
+
+VARIANTS = {
+    "hgnetv2_b0": HGNetV2Variant(
+        weights=hub("b0", 78.59),
+        stem=(16, 16),
+        stages=((16, 64, 1), (32, 256, 1), (64, 512, 2), (128, 1024, 1)),
+        num_layers=3,
+        use_lab=True,
+    ),
+    "hgnetv2_b1": HGNetV2Variant(
+        weights=hub("b1", 79.916),
+        stem=(24, 32),
+        stages=((32, 64, 1), (48, 256, 1), (96, 512, 2), (192, 1024, 1)),
+        num_layers=3,
+        use_lab=True,
+    ),
+    "hgnetv2_b2": HGNetV2Variant(
+        weights=hub("b2", 82.362),
+        stem=(24, 32),
+        stages=((32, 96, 1), (64, 384, 1), (128, 768, 3), (256, 1536, 1)),
+        num_layers=4,
+        use_lab=True,
+    ),
+    "hgnetv2_b3": HGNetV2Variant(
+        weights=hub("b3", 83.588),
+        stem=(24, 32),
+        stages=((32, 128, 1), (64, 512, 1), (128, 1024, 3), (256, 2048, 1)),
+        num_layers=5,
+        use_lab=True,
+    ),
+    "hgnetv2_b4": HGNetV2Variant(
+        weights=hub("b4", 83.952),
+        stem=(32, 48),
+        stages=((48, 128, 1), (96, 512, 1), (192, 1024, 3), (384, 2048, 1)),
+        num_layers=6,
+    ),
+    "hgnetv2_b5": HGNetV2Variant(
+        weights=hub("b5", 85.158),
+        stem=(32, 64),
+        stages=((64, 128, 1), (128, 512, 2), (256, 1024, 5), (512, 2048, 2)),
+        num_layers=6,
+    ),
+    "hgnetv2_b6": HGNetV2Variant(
+        weights=hub("b6", 86.38),
+        stem=(48, 96),
+        stages=((96, 192, 2), (192, 512, 3), (384, 1024, 6), (768, 2048, 3)),
+        num_layers=6,
+    ),
+}

@@ -1,0 +1,257 @@
+"""VoVNetV2 (Lee and Park 2020, arXiv:1911.06667; VoVNet: Lee et al. 2019, arXiv:1904.09730).
+
+DenseNet hands every layer's output to every later layer, and pays for it in memory traffic. Here
+a chain of layers is collected only once, at its end: "one-shot aggregation". V2 adds to it the
+input, and a gate on every channel computed from the whole map, without reducing the channels.
+
+    OSAModule, n layers of width w
+    x (Cin,H,W) -+- 3x3 -+- 3x3 -+- ... -+- 3x3 (w,H,W), each with BN, ReLU
+    |            |       |       |          |
+    |            '-------+-------+- concat -'  (Cin + n*w,H,W)
+    |                                 |
+    |                           1x1, BN, ReLU (Cout,H,W)
+    |                                 |
+    |                                (*)-- eSE: mean (Cout,1,1), 1x1, hard sigmoid
+    |                                 |
+    '-- but in a stage's first: -----(+)--> (Cout,H,W)
+
+"dw" variants have depthwise 3x3 and pointwise 1x1 for a 3x3, and bring x to width w first.
+
+Every stage but the first begins with a 3x3 max pool of stride 2 that starts at the corner, without
+padding: sides are halved and rounded down.
+
+The authors' code and weight files have an eSE in every module. Variants with a "b" have it in the
+last module of a stage only: the form for which timm publishes weights.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .base import Backbone, FeatureInfo, StagePlan, Variant, conv, plan_stages, timm_weights
+
+
+def conv_block(
+    in_channels: int,
+    out_channels: int,
+    *,
+    kernel_size: int,
+    stride: int = 1,
+    dilation: int = 1,
+    depthwise: bool = False,
+) -> nn.Sequential:
+    """Convolution (or depthwise and pointwise one), BatchNorm, ReLU; ``conv``, ``bn``, ``relu``."""
+    layers = OrderedDict[str, nn.Module]()
+    size = {"kernel_size": kernel_size, "stride": stride, "dilation": dilation}
+    if depthwise:
+        layers["conv_dw"] = conv(in_channels, in_channels, groups=in_channels, **size)
+        layers["conv_pw"] = conv(in_channels, out_channels, kernel_size=1)
+    else:
+        layers["conv"] = conv(in_channels, out_channels, **size)
+    layers["bn"] = nn.BatchNorm2d(out_channels)
+    layers["relu"] = nn.ReLU(inplace=True)
+    return nn.Sequential(layers)
+
+
+class ESEModule(nn.Module):
+    """Effective squeeze-excitation: a gate on each channel, from the means of all of them."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.fc = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * F.hardsigmoid(self.fc(x.mean((2, 3), keepdim=True)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoVNetVariant(Variant):
+    """Numbers of one VoVNetV2; tuples of four are for its four stages."""
+
+    num_modules: tuple[int, int, int, int]
+    num_layers: int  # of a module
+    widths: tuple[int, int, int, int] = (128, 160, 192, 224)  # of a module's layers
+    channels: tuple[int, int, int, int] = (256, 512, 768, 1024)  # of a stage's output
+    stem_channels: tuple[int, int, int] = (64, 64, 128)
+    depthwise: bool = False
+    ese_everywhere: bool = True  # else in the last module of a stage only
+
+
+class OSAModule(nn.Module):
+    """One-shot aggregation: a chain of layers, all of whose outputs are joined at its end."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        out_channels: int,
+        *,
+        num_layers: int,
+        dilation: int,
+        depthwise: bool,
+        adds_input: bool,
+        ese: bool,
+    ) -> None:
+        super().__init__()
+        self.adds_input = adds_input
+        chain_in = in_channels
+        self.conv_reduction = None
+        if depthwise and in_channels != width:
+            self.conv_reduction = conv_block(in_channels, width, kernel_size=1)
+            chain_in = width
+        self.conv_mid = nn.ModuleList(
+            conv_block(
+                width if index else chain_in,
+                width,
+                kernel_size=3,
+                dilation=dilation,
+                depthwise=depthwise,
+            )
+            for index in range(num_layers)
+        )
+        joined = in_channels + num_layers * width
+        self.conv_concat = conv_block(joined, out_channels, kernel_size=1)
+        self.attn = ESEModule(out_channels) if ese else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = [x]
+        y = x if self.conv_reduction is None else self.conv_reduction(x)
+        for layer in self.conv_mid:
+            y = layer(y)
+            outputs.append(y)
+        y = self.attn(self.conv_concat(torch.cat(outputs, dim=1)))
+        return x + y if self.adds_input else y
+
+
+class StagePool(nn.Module):
+    """3x3 max pool that halves the map, rounding down, or keeps its size at stride 1.
+
+    At stride 2 it computes ``MaxPool2d(3, 2, ceil_mode=True)``: one more row and column are what
+    that adds where it needs them, and without effect where not. At stride 1 its window lies around
+    its pixel, so pixel 2i + 1 is what the strided one has at i.
+    """
+
+    def __init__(self, *, stride: int, dilation: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.dilation = dilation
+        self.padding = (0, 1, 0, 1) if stride == 2 else (dilation,) * 4
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Padded here, since max_pool2d takes neither one side nor more than half its kernel.
+        x = F.pad(x, self.padding, value=-torch.inf)
+        return F.max_pool2d(x, 3, self.stride, dilation=self.dilation)
+
+
+def make_stage(
+    in_channels: int, *, index: int, plan: StagePlan, variant: VoVNetVariant
+) -> nn.Sequential:
+    """``pool``, but in the first stage, and ``blocks``: the modules."""
+    num_modules, channels = variant.num_modules[index], variant.channels[index]
+    modules = [
+        OSAModule(
+            channels if number else in_channels,
+            variant.widths[index],
+            channels,
+            num_layers=variant.num_layers,
+            dilation=plan.dilation,
+            depthwise=variant.depthwise,
+            adds_input=number > 0,
+            ese=variant.ese_everywhere or number == num_modules - 1,
+        )
+        for number in range(num_modules)
+    ]
+    pool = StagePool(stride=plan.stride, dilation=plan.first_dilation) if index else nn.Identity()
+    return nn.Sequential(OrderedDict(pool=pool, blocks=nn.Sequential(*modules)))
+
+
+class VoVNetV2(Backbone):
+    """Stem (stride 4) and four stages, the authors' stages 2 to 5; inner keys are timm's.
+
+    The pools are dilated too. Weights stay exactly valid, but for the eSE's mean, which is of a
+    denser map.
+    """
+
+    renames = (
+        *((rf"^stages\.{n}\.", f"stage{n + 1}.") for n in range(4)),  # timm's
+        # The authors', whose detection models hold the backbone under "backbone.bottom_up.".
+        (r"^(backbone\.)?bottom_up\.", ""),
+        *((rf"^stem\.stem_{n}/", f"stem.{n - 1}.stem/") for n in (1, 2, 3)),
+        *((rf"^stage{n}\.OSA{n}_", f"stage{n - 1}.OSA_") for n in (2, 3, 4, 5)),
+        *((rf"\.OSA_{n}\.", f".blocks.{n - 1}.") for n in range(1, 10)),
+        (r"\.layers\.", ".conv_mid."),
+        (r"\.concat\.", ".conv_concat."),
+        (r"\.ese\.", ".attn."),
+        (r"\.[^./]+/conv\.", ".conv."),
+        (r"\.[^./]+/(pw_)?norm\.", ".bn."),
+        (r"\.[^./]+/dw_conv3x3\.", ".conv_dw."),
+        (r"\.[^./]+/pw_conv1x1\.", ".conv_pw."),
+    )
+    classifier_keys = r"(head|classifier)\."
+
+    def __init__(self, variant: VoVNetVariant, *, output_stride: int) -> None:
+        depthwise = variant.depthwise
+        first, second, third = variant.stem_channels
+        stages: dict[str, nn.Module] = {
+            "stem": nn.Sequential(
+                conv_block(3, first, kernel_size=3, stride=2),
+                conv_block(first, second, kernel_size=3, depthwise=depthwise),
+                conv_block(second, third, kernel_size=3, stride=2, depthwise=depthwise),
+            )
+        }
+        in_channels = third
+        plans = plan_stages((1, 2, 2, 2), stem_stride=4, output_stride=output_stride)
+        for index, plan in enumerate(plans):
+            stages[f"stage{index + 1}"] = make_stage(
+                in_channels, index=index, plan=plan, variant=variant
+            )
+            in_channels = variant.channels[index]
+        super().__init__(
+            stages,
+            low_level=FeatureInfo("stage1", variant.channels[0], 4),
+            out=FeatureInfo("stage4", in_channels, output_stride),
+            variant=variant,
+        )
+
+
+NETWORK = VoVNetV2
+SLIM = {"widths": (64, 80, 96, 112), "channels": (112, 256, 384, 512)}
+DEPTHWISE = {"depthwise": True, "stem_channels": (64, 64, 64)}
+MODULES = {19: (1, 1, 1, 1), 39: (1, 1, 2, 2), 57: (1, 1, 4, 3), 99: (1, 3, 9, 3)}  # by depth
+HALF = (0.5, 0.5, 0.5)
+VARIANTS = {
+    "vovnetv2_19_slim_dw": VoVNetVariant(
+        num_modules=MODULES[19], num_layers=3, **SLIM, **DEPTHWISE
+    ),
+    "vovnetv2_19_dw": VoVNetVariant(
+        num_modules=MODULES[19],
+        num_layers=3,
+        weights=timm_weights("ese_vovnet19b_dw.ra_in1k", top1=77.79, licence="apache-2.0"),
+        **DEPTHWISE,
+    ),
+    "vovnetv2_19_slim": VoVNetVariant(num_modules=MODULES[19], num_layers=3, **SLIM),
+    "vovnetv2_19": VoVNetVariant(num_modules=MODULES[19], num_layers=3),
+    "vovnetv2_39": VoVNetVariant(num_modules=MODULES[39], num_layers=5),
+    "vovnetv2_57": VoVNetVariant(num_modules=MODULES[57], num_layers=5),
+    "vovnetv2_99": VoVNetVariant(num_modules=MODULES[99], num_layers=5),
+    "vovnetv2_39b": VoVNetVariant(
+        num_modules=MODULES[39],
+        num_layers=5,
+        ese_everywhere=False,
+        weights=timm_weights("ese_vovnet39b.ra_in1k", top1=80.38, licence="apache-2.0"),
+    ),
+    "vovnetv2_57b": VoVNetVariant(
+        num_modules=MODULES[57],
+        num_layers=5,
+        ese_everywhere=False,
+        weights=timm_weights("ese_vovnet57b.ra4_e3600_r256_in1k", top1=83.30, licence="apache-2.0"),
+        mean=HALF,
+        std=HALF,
+    ),
+    "vovnetv2_99b": VoVNetVariant(num_modules=MODULES[99], num_layers=5, ese_everywhere=False),
+}

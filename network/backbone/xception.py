@@ -1,0 +1,309 @@
+"""Xception (Chollet 2017, arXiv:1610.02357) and Aligned Xception (Chen et al. 2018, 1802.02611).
+
+A convolution looks around and mixes channels in one step. Done one after the other, a filter per
+channel and then a 1x1, the same costs a fraction, so the network can be wide and deep. ReLUs come
+before the convolutions; a 1x1 joins the ends of a block where they differ.
+
+    Block of `xception`, stride s           XceptionModule of xception41, 65 and 71, stride s
+
+    x (Cin,H,W) -----------------.          x (Cin,H,W) ----------------------------.
+    |                            |          |                                       |
+    ReLU, 3x3 depthwise,         |          ReLU, 3x3 depthwise, BN, 1x1, BN        |
+    |     1x1, BN  (2 or 3 times)| 1x1, s,  ReLU, 3x3 depthwise, BN, 1x1, BN        | 1x1, s,
+    |                            | BN       |                            `--> tap   | BN
+    max 3x3, s, where s = 2      |          ReLU, 3x3 depthwise, s, BN, 1x1, BN     |
+    |                            |          |                                       |
+    + <--------------------------'          + <-------------------------------------'
+    |                                       |
+    (Cout,H/s,W/s)                          (Cout,H/s,W/s)
+
+The aligned ones need no pooling, so they can be dilated like any other convolution. Their decoder
+takes the tap of the block that goes from stride 4 to 8: (256,H/4,W/4), before the ReLU, as the
+authors of DeepLabV3+ do. `xception` has a stem without padding: its maps are a little smaller.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .base import (
+    Backbone,
+    FeatureInfo,
+    StagePlan,
+    Variant,
+    conv,
+    plan_stages,
+    timm_weights,
+    url_weights,
+)
+from .hgnetv2 import ConvBNAct
+
+HALF = (0.5, 0.5, 0.5)
+# timm's copy of Cadene's file; it has no hub repository.
+CADENE_URL = (
+    "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-cadene/"
+    "xception-43020ad28.pth"
+)
+
+
+class SeparableConv2d(nn.Sequential):
+    """Depthwise 3x3, then 1x1, with nothing between: the original's."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, dilation: int) -> None:
+        depthwise = conv(
+            in_channels, in_channels, kernel_size=3, dilation=dilation, groups=in_channels
+        )
+        pointwise = conv(in_channels, out_channels, kernel_size=1)
+        super().__init__(OrderedDict(conv1=depthwise, pointwise=pointwise))
+
+
+def max_pool(*, stride: int, dilation: int) -> nn.Module:
+    """3x3 maximum that keeps the size at stride 1."""
+    if dilation == 1:
+        return nn.MaxPool2d(3, stride=stride, padding=1)
+    # MaxPool2d pads by one at most; a wider border has to come first, of the value it pads with.
+    border = nn.ConstantPad2d(dilation, float("-inf"))
+    return nn.Sequential(border, nn.MaxPool2d(3, stride=stride, dilation=dilation))
+
+
+class Block(nn.Module):
+    """Separable convolutions and, with ``pool``, a maximum: pool and shortcut hold the stride.
+
+    ``channels`` are those after each convolution. All keep the dilation from before the block.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: tuple[int, ...],
+        *,
+        plan: StagePlan,
+        pool: bool,
+        starts_with_relu: bool = True,
+    ) -> None:
+        super().__init__()
+        self.skip = self.skipbn = None
+        if pool:
+            self.skip = conv(in_channels, channels[-1], kernel_size=1, stride=plan.stride)
+            self.skipbn = nn.BatchNorm2d(channels[-1])
+        layers: list[nn.Module] = []
+        for index, out_channels in enumerate(channels):
+            if index or starts_with_relu:
+                layers.append(nn.ReLU(inplace=index > 0))  # the first one's input is used again
+            layers.append(SeparableConv2d(in_channels, out_channels, dilation=plan.first_dilation))
+            layers.append(nn.BatchNorm2d(out_channels))
+            in_channels = out_channels
+        if pool:
+            layers.append(max_pool(stride=plan.stride, dilation=plan.first_dilation))
+        self.rep = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.skip is None else self.skipbn(self.skip(x))
+        return self.rep(x) + shortcut
+
+
+def aligned_separable_conv(
+    in_channels: int, out_channels: int, *, stride: int, dilation: int, relu: bool
+) -> nn.Sequential:
+    """Depthwise 3x3, BN, 1x1, BN; ``relu`` puts one behind each BN."""
+    layers: dict[str, nn.Module] = {
+        "conv_dw": conv(
+            in_channels,
+            in_channels,
+            kernel_size=3,
+            stride=stride,
+            dilation=dilation,
+            groups=in_channels,
+        ),
+        "bn_dw": nn.BatchNorm2d(in_channels),
+        "act_dw": nn.ReLU(inplace=True) if relu else nn.Identity(),
+        "conv_pw": conv(in_channels, out_channels, kernel_size=1),
+        "bn_pw": nn.BatchNorm2d(out_channels),
+        "act_pw": nn.ReLU(inplace=True) if relu else nn.Identity(),
+    }
+    return nn.Sequential(OrderedDict(layers))
+
+
+def aligned_stack(
+    in_channels: int, channels: tuple[int, int, int], *, plan: StagePlan, relu_first: bool = True
+) -> nn.Sequential:
+    """Three separable convolutions with the dilation from before; the third holds the stride."""
+    layers: dict[str, nn.Module] = {}
+    for number, out_channels in enumerate(channels, start=1):
+        if relu_first:
+            layers[f"act{number}"] = nn.ReLU(inplace=number > 1)
+        layers[f"conv{number}"] = aligned_separable_conv(
+            in_channels,
+            out_channels,
+            stride=plan.stride if number == 3 else 1,
+            dilation=plan.first_dilation,
+            relu=not relu_first,
+        )
+        in_channels = out_channels
+    return nn.Sequential(OrderedDict(layers))
+
+
+class XceptionModule(nn.Module):
+    """Three separable convolutions beside a shortcut, which ``project`` makes a 1x1."""
+
+    def __init__(
+        self, in_channels: int, channels: tuple[int, int, int], *, plan: StagePlan, project: bool
+    ) -> None:
+        super().__init__()
+        self.shortcut = (
+            ConvBNAct(in_channels, channels[-1], stride=plan.stride, relu=False)
+            if project
+            else nn.Identity()
+        )
+        self.stack = aligned_stack(in_channels, channels, plan=plan)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.stack(x) + self.shortcut(x)
+
+
+class TappedXceptionModule(XceptionModule):
+    """Also gives what its last convolution starts from: x -> [tap, output]."""
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        *first, _, last = self.stack
+        tap = x
+        for layer in first:
+            tap = layer(tap)
+        return [tap, last(F.relu(tap)) + self.shortcut(x)]  # not in place: the tap is used again
+
+
+class DropTap(nn.Module):
+    """[tap, output] -> output."""
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        return maps[-1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class XceptionVariant(Variant):
+    """Numbers of one Xception; ``entry`` is (channels, stride) of each block of the entry flow."""
+
+    entry: tuple[tuple[int, int], ...] = ((128, 2), (256, 2), (728, 2))
+    num_middle: int = 8
+    aligned: bool = True
+    bn_eps: float = 1e-3
+    mean: tuple[float, float, float] = HALF
+    std: tuple[float, float, float] = HALF
+
+    def plans(self, output_stride: int) -> list[StagePlan]:
+        """One for each block, and a last one for the two convolutions after them."""
+        strides = [stride for _, stride in self.entry] + [1] * self.num_middle + [2, 1]
+        return plan_stages(strides, stem_stride=2, output_stride=output_stride)
+
+
+def original_stages(variant: XceptionVariant, output_stride: int) -> dict[str, nn.Module]:
+    """Children of `xception`, under the names its weight files have."""
+    stages: dict[str, nn.Module] = {}
+    for number, (in_channels, channels) in enumerate(((3, 32), (32, 64)), start=1):
+        stride = 2 if number == 1 else 1
+        stages[f"conv{number}"] = nn.Conv2d(in_channels, channels, 3, stride=stride, bias=False)
+        stages[f"bn{number}"] = nn.BatchNorm2d(channels)
+        stages[f"relu{number}"] = nn.ReLU(inplace=True)
+    *plans, last_plan = variant.plans(output_stride)
+    width = variant.entry[-1][0]
+    rows = [(channels,) * 2 for channels, _ in variant.entry]
+    rows += [(width,) * 3] * variant.num_middle + [(width, 1024)]
+    in_channels = 64
+    for number, (channels, plan) in enumerate(zip(rows, plans, strict=True), start=1):
+        stages[f"block{number}"] = Block(
+            in_channels,
+            channels,
+            plan=plan,
+            pool=len(channels) == 2,
+            starts_with_relu=number > 1,
+        )
+        in_channels = channels[-1]
+    for number, channels in ((3, 1536), (4, 2048)):
+        stages[f"conv{number}"] = SeparableConv2d(
+            in_channels, channels, dilation=last_plan.dilation
+        )
+        stages[f"bn{number}"] = nn.BatchNorm2d(channels)
+        stages[f"relu{number}"] = nn.ReLU(inplace=True)
+        in_channels = channels
+    return stages
+
+
+def aligned_stages(variant: XceptionVariant, output_stride: int) -> dict[str, nn.Module]:
+    """Children of an aligned Xception: the stem, and blocks counted from 0 as in timm's files."""
+    stem = nn.Sequential(
+        ConvBNAct(3, 32, kernel_size=3, stride=2), ConvBNAct(32, 64, kernel_size=3)
+    )
+    stages: dict[str, nn.Module] = {"stem": stem}
+    *plans, last_plan = variant.plans(output_stride)
+    width = variant.entry[-1][0]
+    rows = [((channels,) * 3, stride) for channels, stride in variant.entry]
+    rows += [((width,) * 3, 1)] * variant.num_middle + [((width, 1024, 1024), 2)]
+    tapped = low_level_block(variant)
+    in_channels = 64
+    for index, ((channels, stride), plan) in enumerate(zip(rows, plans, strict=True)):
+        module = TappedXceptionModule if index == tapped else XceptionModule
+        # By the stride before dilation: the tensors are the same at every output stride.
+        project = stride != 1 or in_channels != channels[-1]
+        stages[f"block{index}"] = module(in_channels, channels, plan=plan, project=project)
+        if index == tapped:
+            stages[f"block{index}_out"] = DropTap()
+        in_channels = channels[-1]
+    last = aligned_stack(in_channels, (1536, 1536, 2048), plan=last_plan, relu_first=False)
+    stages[f"block{len(rows)}"] = nn.Sequential(OrderedDict(stack=last))
+    return stages
+
+
+def low_level_block(variant: XceptionVariant) -> int:
+    """Index of the block that goes from stride 4 to 8: the second one with a stride."""
+    return [index for index, (_, stride) in enumerate(variant.entry) if stride == 2][1]
+
+
+class Xception(Backbone):
+    """Entry flow up to stride 16, middle flow of equal blocks, exit flow.
+
+    Checkpoints of VainF/DeepLabV3Plus-Pytorch do not fit: its `xception` ends at conv4, without
+    bn4 and ReLU, and dilates so that ImageNet weights no longer compute what they did.
+    """
+
+    renames = ((r"^blocks\.(\d+)\.", r"block\1."),)  # of timm's aligned ones
+    classifier_keys = r"(fc|last_linear|head)\."
+
+    def __init__(self, variant: XceptionVariant, *, output_stride: int) -> None:
+        if variant.aligned:
+            stages = aligned_stages(variant, output_stride)
+            index = low_level_block(variant)
+            low_level = FeatureInfo(f"block{index}", variant.entry[index][0], 4)
+        else:
+            stages = original_stages(variant, output_stride)
+            low_level = FeatureInfo("block1", variant.entry[0][0], 4)
+        out = FeatureInfo(list(stages)[-1], 2048, output_stride)
+        super().__init__(stages, low_level=low_level, out=out, variant=variant)
+        for layer in self.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.eps = variant.bn_eps
+
+
+NETWORK = Xception
+VARIANTS = {
+    "xception": XceptionVariant(
+        aligned=False,
+        bn_eps=1e-5,
+        weights=url_weights(CADENE_URL, licence="apache-2.0", top1=79.058),
+    ),
+    "xception41": XceptionVariant(
+        weights=timm_weights("xception41.tf_in1k", licence="apache-2.0", top1=78.55)
+    ),
+    "xception65": XceptionVariant(
+        num_middle=16,
+        weights=timm_weights("xception65.ra3_in1k", licence="apache-2.0", top1=83.186),
+    ),
+    "xception71": XceptionVariant(
+        entry=((128, 2), (256, 1), (256, 2), (728, 1), (728, 2)),
+        num_middle=16,
+        weights=timm_weights("xception71.tf_in1k", licence="apache-2.0", top1=79.92),
+    ),
+}

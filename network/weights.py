@@ -1,0 +1,102 @@
+"""Published weights: fetched by name once, then taken from the cache; never half a file.
+
+timm's hub repositories come through ``huggingface_hub`` (its cache, HF_HUB_OFFLINE and HF_ENDPOINT
+work as ever), torchvision's files through the folder of ``torch.hub`` (TORCH_HOME). Each time, the
+file is compared with the hash its source states.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+import huggingface_hub
+import torch
+import torchvision
+from huggingface_hub.errors import HfHubHTTPError
+
+from .backbone import Weights
+
+PERMISSIVE = frozenset({"apache-2.0", "bsd-3-clause", "mit"})
+
+
+def describe(weights: Weights) -> str:
+    """Where they are from, in a few words: ``timm/hrnet_w48.ms_in1k``."""
+    if weights.file:
+        return weights.source
+    if weights.source.startswith("https://"):
+        return weights.source.rsplit("/", 1)[-1]
+    return f"torchvision {weights.source}"
+
+
+def fetch(weights: Weights, name: str) -> Path:
+    """The weight file of backbone ``name``, downloaded unless it is in the cache.
+
+    Without network, or where what came is damaged, a FileNotFoundError says what to do.
+    """
+    try:
+        return _from_hub(weights) if weights.file else _from_url(weights)
+    except Exception as error:  # the libraries' own kinds, which differ between versions
+        raise FileNotFoundError(
+            f"no ImageNet weights for {name}: {describe(weights)} is not in the cache and "
+            f"{_reason(error)}; where there is a network, fetch it by `{_command(weights)}` and "
+            "give it as --pretrained FILE; or go without: --pretrained none"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, as part of a sentence."""
+    response = getattr(error, "response", None)
+    if isinstance(error, HfHubHTTPError) and response is not None:
+        return f"its server answers {response.status_code}"
+    first_line = next(iter(str(error).strip().splitlines()), "")
+    return f"could not be fetched ({first_line or type(error).__name__})"
+
+
+def _command(weights: Weights) -> str:
+    """What fetches the file into the present folder, on any machine."""
+    if not weights.file:
+        return f"curl -LO {url_of(weights.source)}"
+    revision = "" if weights.revision == "main" else f" --revision {weights.revision}"
+    return f"hf download {weights.source} {weights.file}{revision} --local-dir ."
+
+
+def _from_hub(weights: Weights) -> Path:
+    """A file of a hub repository."""
+    path = huggingface_hub.hf_hub_download(weights.source, weights.file, revision=weights.revision)
+    blob = Path(path).resolve()
+    # The cache names large files by their SHA-256; where it has no links, there is no such name.
+    if re.fullmatch(r"[0-9a-f]{64}", blob.name):
+        _check(blob, blob.name)
+    return Path(path)
+
+
+def url_of(source: str) -> str:
+    """Where torchvision says its weights are; a URL is itself."""
+    return source if source.startswith("https://") else torchvision.models.get_weight(source).url
+
+
+def _from_url(weights: Weights) -> Path:
+    """A file whose name ends in the first digits of its SHA-256, as torchvision's do."""
+    url = url_of(weights.source)
+    folder = Path(torch.hub.get_dir(), "checkpoints")
+    path = folder / url.rsplit("/", 1)[-1]
+    digits = re.search(r"-([0-9a-f]{8,})\.", path.name)[1]
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        print(f"fetching {url} to {path}")
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=digits)
+    _check(path, digits)
+    return path
+
+
+def _check(path: Path, digits: str) -> None:
+    """Delete a file whose SHA-256 does not begin with ``digits``, and raise ValueError."""
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if not found.startswith(digits):
+        path.unlink()
+        raise ValueError(
+            f"what came is damaged: its SHA-256 is {found[:8]}..., not {digits[:8]}...; deleted"
+        )
