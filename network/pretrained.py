@@ -66,7 +66,7 @@ def check_pretrained(name: str, pretrained: str | Path | bool | None) -> str | P
         return pretrained
     if default_weights(name) == "none":
         raise ValueError(
-            f"there are no published ImageNet weights for {model_parts(name).backbone}; "
+            f"there are no ImageNet weights for {model_parts(name).backbone} to fetch by name; "
             "give a weight file, or none"
         )
     return "imagenet"
@@ -80,10 +80,14 @@ def load_pretrained(model: nn.Module, pretrained: str | Path | bool | None) -> l
     chosen = check_pretrained(model.name, pretrained)
     if chosen == "none":
         return []
-    if chosen != "imagenet":
-        return [load_backbone_weights(model, chosen)]
     backbone_name = model_parts(model.name).backbone
-    weights = BACKBONES[backbone_name].variant.weights
+    network, variant = BACKBONES[backbone_name]
+    if chosen != "imagenet":
+        lines = [load_backbone_weights(model, chosen)]
+        if network.authors_licence:
+            lines.append(f"the authors' own files of this family are {network.authors_licence}")
+        return lines
+    weights = variant.weights
     path = fetch(weights, backbone_name)
     lines = [load_backbone_weights(model, path, source=describe(weights))]
     if weights.licence not in PERMISSIVE:
@@ -106,6 +110,8 @@ def load_backbone_weights(model: nn.Module, path: str | Path, *, source: str | N
     backbone_name = model_parts(model.name).backbone
     network = BACKBONES[backbone_name].network
     content = read_file(path)
+    if "mean" in content and "std" in content:  # a checkpoint of ours: what it was trained with
+        model.mean, model.std = tuple(content["mean"]), tuple(content["std"])
     state = state_of(content, source=source)
     total = len(state)
     for prefix in ("model.", "backbone."):  # of the HRNet segmentation files; of whole models

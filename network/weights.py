@@ -15,10 +15,15 @@ import huggingface_hub
 import torch
 import torchvision
 from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import logging as hub_logging
 
 from .backbone import Weights
 
 PERMISSIVE = frozenset({"apache-2.0", "bsd-3-clause", "mit"})
+
+
+class DamagedFileError(ValueError):
+    """A file that is not what its source says; it is deleted."""
 
 
 def describe(weights: Weights) -> str:
@@ -35,8 +40,12 @@ def fetch(weights: Weights, name: str) -> Path:
 
     Without network, or where what came is damaged, a FileNotFoundError says what to do.
     """
+    get = _from_hub if weights.file else _from_url
     try:
-        return _from_hub(weights) if weights.file else _from_url(weights)
+        try:
+            return get(weights)
+        except DamagedFileError:  # perhaps only the cache's, which is deleted now
+            return get(weights)
     except Exception as error:  # the libraries' own kinds, which differ between versions
         raise FileNotFoundError(
             f"no ImageNet weights for {name}: {describe(weights)} is not in the cache and "
@@ -64,6 +73,8 @@ def _command(weights: Weights) -> str:
 
 def _from_hub(weights: Weights) -> Path:
     """A file of a hub repository."""
+    # It tells of every try; what matters of them is in our error.
+    hub_logging.set_verbosity_error()
     path = huggingface_hub.hf_hub_download(weights.source, weights.file, revision=weights.revision)
     blob = Path(path).resolve()
     # The cache names large files by their SHA-256; where it has no links, there is no such name.
@@ -92,11 +103,11 @@ def _from_url(weights: Weights) -> Path:
 
 
 def _check(path: Path, digits: str) -> None:
-    """Delete a file whose SHA-256 does not begin with ``digits``, and raise ValueError."""
+    """Delete a file whose SHA-256 does not begin with ``digits``, and raise DamagedFileError."""
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if not found.startswith(digits):
         path.unlink()
-        raise ValueError(
+        raise DamagedFileError(
             f"what came is damaged: its SHA-256 is {found[:8]}..., not {digits[:8]}...; deleted"
         )

@@ -125,6 +125,16 @@ def test_pretrained_weights_are_loaded_and_said(voc_args: Args, tmp_path: Path, 
     assert saved["bn_momentum"] == 0.01
 
 
+def test_normalisation_follows_the_checkpoint(voc_args: Args, tmp_path: Path) -> None:
+    assert main.main(voc_args("--total_itrs", "1")) == 0
+    saved = network.pretrained.read_file(tmp_path / "out" / f"latest_{NAME}.pth")
+    torch.save(saved | {"mean": [0.5] * 3, "std": [0.25] * 3}, tmp_path / "other.pth")
+    again = ["--ckpt", str(tmp_path / "other.pth"), "--output_dir", str(tmp_path / "two")]
+    assert main.main(voc_args(*again, "--total_itrs", "1")) == 0
+    new = network.pretrained.read_file(tmp_path / "two" / f"latest_{NAME}.pth")
+    assert (new["mean"], new["std"]) == ([0.5] * 3, [0.25] * 3)
+
+
 def test_starting_from_weights_begins_at_step_0(voc_args: Args, tmp_path: Path, capsys) -> None:
     assert main.main(voc_args()) == 0
     first = tmp_path / "out" / f"latest_{NAME}.pth"

@@ -41,6 +41,8 @@ def build_model(
     if not saved:
         return model, []
     network.pretrained.load_model_state(model, state, source=str(ckpt), finetune=asked.finetune)
+    model.mean = tuple(saved.get("mean", model.mean))
+    model.std = tuple(saved.get("std", model.std))
     loaded = "all weights but the final classifier's" if asked.finetune else "weights"
     stated = f", ASPP rates {' '.join(map(str, rates))}" if rates else ""
     return model, [f"{loaded} from {ckpt}{stated}"]
@@ -51,7 +53,7 @@ def load_pretrained(model: nn.Module, asked: str | None, *, world: distributed.W
     default = network.default_weights(model.name)
     if (asked or default) == "none":
         if default == "none":
-            return ["random weights: nobody has published this backbone's; see --pretrained FILE"]
+            return ["random weights: none to fetch by name; a file is given by --pretrained FILE"]
         return ["random weights: for ImageNet's, give --pretrained imagenet"]
     if not world.is_main:
         world.wait()  # until the main process has fetched them

@@ -239,7 +239,7 @@ ONLY_WITH = {
 
 # Options that do nothing beside another one.
 NOT_WITH = {
-    "pretrained": ("ckpt",),
+    "pretrained": ("ckpt", "continue_training"),
     "overwrite": ("test_only",),
     "continue_training": ("test_only",),
 }

@@ -85,6 +85,7 @@ class Backbone(nn.Sequential):
 
     output_strides: ClassVar[tuple[int, ...]] = (8, 16, 32)  # those it can be built with
     renames: ClassVar[tuple[tuple[str, str], ...]] = ()  # of weight files: (regex, replacement)
+    authors_licence: ClassVar[str] = ""  # where it restricts the use of the authors' weight files
     classifier_keys: ClassVar[str] = r"fc\."  # regex: tensors of weight files not used here
     # Build arguments under which it computes what VainF/DeepLabV3Plus-Pytorch's does.
     predecessor_args: ClassVar[Mapping[str, object]] = MappingProxyType({})

@@ -195,6 +195,8 @@ class Res2Net(Backbone):
     Averages are dilated like convolutions, so weights stay exactly valid at every output stride.
     """
 
+    authors_licence = "CC BY-NC-SA 4.0: not for commercial use"
+
     def __init__(self, variant: Res2NetVariant, *, output_stride: int) -> None:
         stages: dict[str, nn.Module] = {
             "conv1": make_stem(variant),

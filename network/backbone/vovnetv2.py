@@ -192,6 +192,7 @@ class VoVNetV2(Backbone):
         (r"\.[^./]+/dw_conv3x3\.", ".conv_dw."),
         (r"\.[^./]+/pw_conv1x1\.", ".conv_pw."),
     )
+    authors_licence = "CC BY-NC 4.0: not for commercial use"
     classifier_keys = r"(head|classifier)\."
 
     def __init__(self, variant: VoVNetVariant, *, output_stride: int) -> None:

@@ -207,3 +207,13 @@ def test_tensors_of_another_variant_are_an_error(tmp_path):
     torch.save(everywhere, tmp_path / "vovnet39.pth")
     with pytest.raises(ValueError, match="does not fit vovnetv2_39b: .* is extra"):
         create_model("deeplabv3_vovnetv2_39b", num_classes=2, pretrained=tmp_path / "vovnet39.pth")
+
+
+def test_mean_and_std_of_our_own_checkpoint_come_with_its_backbone(tmp_path):
+    model = create_model("deeplabv3_xception41", num_classes=2)
+    assert model.mean == (0.5, 0.5, 0.5)
+    content = {"format": 1, "model_name": model.name, "model_state": model.state_dict()}
+    content |= {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "build_args": model.build_args}
+    torch.save(content, tmp_path / "own.pth")
+    load_backbone_weights(model, tmp_path / "own.pth")
+    assert (model.mean, model.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
