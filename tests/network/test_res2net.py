@@ -123,6 +123,10 @@ def test_bfloat16_autocast(output_stride, images):
     assert all(parameter.grad.isfinite().all() for parameter in backbone.parameters())
 
 
+@pytest.mark.xfail(
+    torch.__version__ < torch.torch_version.TorchVersion("2.15"),
+    reason="torch.export adds guards on the parity of sizes; seen with 2.11, not with 2.15",
+)
 @pytest.mark.parametrize("output_stride", [pytest.param(32, marks=pytest.mark.slow), 8])
 def test_export_with_any_size(output_stride, images):
     backbone = create_backbone("res2net50d", output_stride=output_stride).eval()

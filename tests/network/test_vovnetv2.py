@@ -261,6 +261,10 @@ def test_bfloat16_autocast(output_stride, images):
     assert all(parameter.grad.isfinite().all() for parameter in backbone.parameters())
 
 
+@pytest.mark.xfail(
+    torch.__version__ < torch.torch_version.TorchVersion("2.15"),
+    reason="torch.export adds guards on the parity of sizes; seen with 2.11, not with 2.15",
+)
 # Export can't leave open whether a map has one pixel: at 32, sides below 64 would.
 @pytest.mark.parametrize(
     ("output_stride", "smallest"), [pytest.param(32, 64, marks=pytest.mark.slow), (16, 33), (8, 33)]

@@ -220,6 +220,10 @@ def test_the_predecessors_file_lacks_the_last_batch_norm(tmp_path):
         create_model("deeplabv3_xception", pretrained=str(tmp_path / "theirs.pth"))
 
 
+@pytest.mark.xfail(
+    torch.__version__ < torch.torch_version.TorchVersion("2.15"),
+    reason="torch.export adds guards on the parity of sizes; seen with 2.11, not with 2.15",
+)
 @pytest.mark.parametrize(
     "name", ["xception", *[pytest.param(n, marks=pytest.mark.slow) for n in list(GMACS)[1:]]]
 )
