@@ -1,7 +1,8 @@
-"""Train, validate and test DeepLabV3 / DeepLabV3+ on Cityscapes, VOC or the built-in shapes.
+"""Train, validate and test DeepLabV3 / DeepLabV3+ on Cityscapes, VOC, your own images, or shapes.
 
     python main.py @recipes/shapes.txt                  # no data needed; options from a file
     python main.py --dataset cityscapes --data_root DIR --model deeplabv3plus_hrnetv2_48
+    python main.py --dataset folder --data_root DIR --check_data    # what is in the files?
     python main.py ... --continue_training              # go on exactly where the run stopped
     python main.py ... --ckpt FILE --test_only          # validate only
 
@@ -12,26 +13,26 @@ results/. All options: python main.py --help. What a run consists of is built in
 
 from __future__ import annotations
 
-import math
-import re
 import sys
 import time
 from collections.abc import Sequence
 from itertools import groupby
 
 import torch
-from torch.utils.data import DataLoader
+from torch import Tensor, nn
 from tqdm import tqdm
 
-import datasets
 import network
-from datasets.loader import TrainSampler, train_loader, val_loader
 from metrics import StreamSegMetrics
-from network.inference import predict_labels
-from utils import checkpoint, options
+from network.inference import folded, labels_from_logits, low_res_logits
+from utils import checkpoint, distributed, options, report
+from utils.commands import command_line, resume_command
+from utils.data import check_data
+from utils.engine import Standing, grouped, train_mode, training_network
+from utils.errors import exit_code, explain, with_batch
 from utils.progress import Progress, plain_warnings
-from utils.report import report_validation, show_sample, start_trackers
-from utils.run import Run, prepare
+from utils.run import PRECISIONS, Run, prepare
+from utils.signals import StopSignal
 from utils.visualizer import Trackers
 
 # Runs are ranked by this. The predecessor's "Mean IoU" counts a class that never occurs as 0 as
@@ -39,123 +40,135 @@ from utils.visualizer import Trackers
 SCORE = "Mean IoU (classes in ground truth)"
 
 
-def batches(run: Run, start_step: int) -> DataLoader:
-    """This process's training batches from ``start_step`` to the end."""
-    sampler = TrainSampler(
-        len(run.train_set),
-        run.opts.data.batch_size,
-        seed=run.opts.run.random_seed,
-        start_step=start_step,
-        total_steps=run.opts.optim.total_itrs,
-        rank=run.world.rank,
-        world_size=run.world.size,
-    )
-    return train_loader(
-        run.train_set,
-        sampler,
-        num_workers=run.opts.data.num_workers,
-        pin_memory=run.world.device.type == "cuda",
-    )
+def gradients(run: Run, net: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Add up the gradients of one step's batches; returns this process's share of the loss.
+
+    The loss is divided by what is labelled in all batches of all processes, so that neither their
+    number nor where the labels are changes anything.
+    """
+    world, criterion, total = run.world, run.criterion, torch.zeros((), device=run.world.device)
+    batches = [(images, labels.to(world.device, non_blocking=True)) for images, labels in batches]
+    count = world.sum(sum(criterion.count(labels) for _, labels in batches))
+    for number, (images, labels) in enumerate(batches, 1):
+        with world.shares_gradients(net, number == len(batches)):
+            with run.autocast():
+                outputs = net(run.network_input(images))
+            loss = criterion(outputs, labels, count=count)
+            run.update.scaler.scale(loss * world.size).backward()  # DDP takes the mean
+        total += loss.detach()
+    return total
 
 
-def train(run: Run, trackers: Trackers, progress: Progress) -> None:
+def train(run: Run, trackers: Trackers, progress: Progress, stop: StopSignal) -> None:
     """Train from the present step to --total_itrs, validating and saving on the way."""
-    opts, world, device, optimizer = run.opts, run.world, run.world.device, run.optimizer
-    total, step, best_score = opts.optim.total_itrs, 0, 0.0
-    if opts.run.continue_training:
-        step, best_score = run.saved["cur_itrs"], float(run.saved.get("best_score", 0))
-        world.say(f"continuing at step {step} of {total}" + ", its end" * (step == total))
-    model = world.wrap(run.model)
-    loss_sum, num_summed = torch.zeros((), device=device), 0
-    model.train()
-    for images, labels in progress.track(batches(run, step)):
-        step += 1
-        with run.autocast():
-            logits = model(run.network_input(images))
-            loss = run.criterion(logits, labels.to(device, non_blocking=True))
-        loss.backward()
-        lr = optimizer.param_groups[-1]["lr"]
-        optimizer.step()
-        optimizer.zero_grad()
-        run.scheduler.step()
-        progress.count(len(images) * world.size)
-        loss_sum, num_summed = loss_sum + loss.detach(), num_summed + 1
+    opts, optim, world, update = run.opts.run, run.opts.optim, run.world, run.update
+    standing = Standing.of(run.saved if opts.continue_training else {})
+    step, total, losses = standing.step, optim.total_itrs, []
+    if standing.num_worse >= (optim.early_stop or total):
+        world.say(f"no better since step {standing.best}: for more give a larger --early_stop")
+        return
+    net = training_network(run.model, step, optim=optim, world=world)
+    sampler, loader = run.train_loader(step)
+    for batches in progress.track(grouped(loader, optim.grad_accumulation)):
+        if step == optim.freeze_backbone_itrs > 0:
+            net = training_network(run.model, step, optim=optim, world=world)
+        step, lr = step + 1, update.lr
+        update.guard.before_step()
+        losses.append(gradients(run, net, batches))
+        update(step, losses[-1])
+        progress.count(sum(len(images) for images, _ in batches) * world.size)
 
-        is_val = step == total or step % opts.run.val_interval == 0
-        is_save = is_val or step % (opts.run.save_interval or opts.run.val_interval) == 0
-        if is_save or step % opts.run.print_interval == 0:
-            values = {"loss": world.mean(loss_sum / num_summed).item()}
-            if not math.isfinite(values["loss"]):
-                raise FloatingPointError(f"the loss is {values['loss']} at step {step}")
-            values |= {"lr": lr, **progress.speed()}
-            progress.report(step, values)
+        signalled = world.any(stop.name is not None)
+        stops = signalled or step == total
+        is_val = step == total or step % opts.val_interval == 0
+        is_save = stops or is_val or step % (opts.save_interval or opts.val_interval) == 0
+        if is_save or step % opts.print_interval == 0:
+            with with_batch(run, sampler):
+                num_bad = update.guard.poll()
+            values = {"loss": report.mean_loss(world, losses), "lr": lr, **progress.speed()}
+            losses = []
+            progress.report(step, values, num_bad=num_bad)
             trackers.scalars(step, values)
-            loss_sum, num_summed = torch.zeros((), device=device), 0
+        report.say_skipped(run, "train", at_step=step)
         if is_save:
-            score = validate(run, step, trackers) if is_val else -math.inf
-            is_best = score > best_score or (is_val and not run.files.best.exists())
-            best_score = score if score > best_score else best_score  # a NaN is no best
-            save(run, step, best_score, is_best=is_best)
-            model.train()
+            score = validate(run, step, trackers) if is_val else None
+            is_best = standing.rank(step, score) or (is_val and not run.files.best.exists())
+            is_last = stops or standing.num_worse >= (optim.early_stop or total)
+            save(run, standing, is_best=is_best, is_last=is_last)
+            train_mode(run.model, step, optim=optim)
             progress.pause()
+            if is_last:
+                report.say_skipped(run, "train")
+                break
+    if step < total:
+        why = f"{stop.name or 'a signal'} came" if signalled else f"no better since {standing.best}"
+        more = "" if signalled else ", with a larger --early_stop"
+        world.say(f"stopped after step {step} of {total}: {why}; to go on{more}:")
+        world.say(resume_command(run.command, processes=world.local_size))
 
 
-def save(run: Run, step: int, best_score: float, *, is_best: bool) -> None:
-    """Write the latest checkpoint, and before it the best if this is it; every process calls."""
+def save(run: Run, standing: Standing, *, is_best: bool, is_last: bool) -> None:
+    """Write the latest checkpoint, and before it the best if this is it; every process calls.
+
+    A full disk costs this checkpoint, not the run, unless it is the ``is_last``.
+    """
     rng_states = run.world.gather(checkpoint.rng_state())
-    if run.world.is_main:
-        state = run.state(step, best_score, rng_states)
-        for path in [run.files.best] * is_best + [run.files.latest]:
-            checkpoint.save(state, path)
+    if not run.world.is_main:
+        return
+    state = run.state(standing, rng_states)
+    if not checkpoint.is_finite(state):
+        text = f"the weights are NaN or infinite at step {standing.step}"
+        if is_last:
+            raise FloatingPointError(f"{text}: not saved, the checkpoints from before stay")
+        report.say(f"not saved: {text}")
+        return
+    try:
+        if is_best:
+            checkpoint.save(state, run.files.best)
+        checkpoint.save_latest(state, run.files, keep=run.opts.run.keep_checkpoints)
+    except OSError as error:
+        if is_last:
+            raise
+        report.say(f"not saved: {error}; the checkpoints from before are whole, training goes on")
 
 
 def validate(run: Run, step: int, trackers: Trackers) -> float:
     """Score the model on the validation set and report it; returns what runs are ranked by."""
-    opts, world, begin = run.opts, run.world, time.perf_counter()
+    world, tile, begin = run.world, run.opts.run.val_tile, time.perf_counter()
     metrics = StreamSegMetrics(len(run.class_names), class_names=run.class_names)
-    indices = range(world.rank, len(run.val_set), world.size)
-    loader = val_loader(
-        run.val_set,
-        indices,
-        batch_size=opts.data.val_batch_size or (4 if opts.data.crop_val else 1),
-        num_workers=opts.data.num_workers,
-        pin_memory=world.device.type == "cuda",
-    )
-    world.share_buffers(run.model)
-    run.model.eval()
-    coming = iter(indices)
-    for pairs in tqdm(
-        loader, desc="validation", leave=False, disable=None if world.is_main else True
-    ):
-        for _, same_size in groupby(pairs, key=lambda pair: pair[0].shape):
-            images, labels = map(torch.stack, zip(*same_size, strict=True))
-            with run.autocast():
-                predictions = predict_labels(run.model, run.network_input(images))
-            metrics.update(labels.to(world.device), predictions)
-            for image, *ids in zip(images, labels, predictions.cpu(), strict=True):
-                show_sample(run, step, trackers, next(coming), image, *(i.numpy() for i in ids))
+    sums = torch.zeros(2, dtype=torch.float64)  # of the loss, and what divides it
+    world.share_buffers(run.update.ema.model)
+    model = folded(run.update.ema.model, conv_dtype=PRECISIONS.get(run.opts.optim.precision))
+    hidden = None if world.is_main else True
+    torch.backends.cudnn.benchmark = run.opts.data.crop_val  # whole images have many sizes
+    for samples in tqdm(run.val_loader, desc="validation", leave=False, disable=hidden):
+        for _, same_size in groupby(samples, key=lambda sample: sample[1].shape):
+            indices, *pair = zip(*same_size, strict=True)
+            images, labels = map(torch.stack, pair)
+            with run.autocast(), torch.inference_mode():
+                inputs, targets = run.network_input(images), labels.to(world.device)
+                logits = low_res_logits(model, inputs, tile=tile)
+                predictions = labels_from_logits(logits, targets.shape[1:])
+                count = run.criterion.count(targets)
+                sums += torch.stack([run.criterion(logits, targets) * count, count]).cpu()
+            metrics.update(targets, predictions)
+            for index, *parts in zip(indices, images, labels, predictions.cpu(), strict=True):
+                report.show_sample(run, step, trackers, index, *parts)
     metrics.all_reduce()
-    scores = metrics.get_results()
+    sums = sums if world.size == 1 else world.sum(sums.to(world.device))  # MPS has no float64
+    report.say_skipped(run, "val")
     if world.is_main:
-        report_validation(run, step, trackers, metrics, time.perf_counter() - begin)
-    return scores[SCORE]
+        loss = (sums[0] / sums[1]).item()
+        report.report_validation(run, step, trackers, metrics, loss, time.perf_counter() - begin)
+    return metrics.get_results()[SCORE]
 
 
 def execute(run: Run) -> None:
     """Test or train, and say where things are."""
     opts, world = run.opts, run.world
-    kind = f"{torch.cuda.get_device_name(world.device)}" if world.device.type == "cuda" else "cpu"
-    for note in run.notes:
-        world.say(note)
-    num_train = f"{len(run.train_set)} images to train on, " if run.train_set else ""
-    world.say(
-        f"{opts.model.model}: {sum(p.numel() for p in run.model.parameters()):,} parameters, "
-        f"{len(run.class_names)} classes, output stride {run.model.build_args['output_stride']}\n"
-        f"{opts.data.dataset}: {num_train}{len(run.val_set)} to validate\n"
-        f"torch {torch.__version__} on {kind}, {world.size} process(es)"
-    )
+    report.announce(run)
     world.wait()  # until all have checked; now the main process writes
-    trackers = start_trackers(run)
+    trackers = report.start_trackers(run)
     done = run.saved.get("cur_itrs", 0) if opts.run.continue_training else 0
     quiet = opts.run.test_only or not world.is_main
     progress = Progress(opts.optim.total_itrs, start=done, quiet=quiet)
@@ -163,25 +176,12 @@ def execute(run: Run) -> None:
         if opts.run.test_only:
             validate(run, run.saved.get("cur_itrs", 0), trackers)
         else:
-            train(run, trackers, progress)
-            world.say(
-                f"checkpoints {run.files.latest}, {run.files.best}\npictures in {run.files.folder}"
-            )
+            with StopSignal() as stop:
+                train(run, trackers, progress, stop)
+            report.say_where(run)
     finally:
         progress.close()
         trackers.close()
-        world.close()
-
-
-def explain(error: BaseException) -> str:
-    """One line for the user on what ended the run, or "" where a traceback helps more."""
-    if isinstance(error, datasets.DataError | OSError):
-        return datasets.data_error_line(error)
-    if isinstance(error, FloatingPointError):
-        return f"{error}; lower --lr, or see --warmup_itrs"
-    if isinstance(error, RuntimeError) and re.search("out of memory|can't allocate", str(error)):
-        return "out of memory; use a smaller --batch_size, --crop_size or --val_batch_size"
-    return ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -193,7 +193,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     run = None
     try:
-        run = prepare(opts, options.command_line(argv))
+        if opts.data.check_data:
+            return check_data(opts)
+        run = prepare(opts, command_line(argv))
         execute(run)
     except KeyboardInterrupt:
         saved = run is not None and run.files.latest.exists()
@@ -201,13 +203,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"main.py: interrupted; {hint}", file=sys.stderr)
         return 130
     except Exception as error:
-        # While preparing, these are what the user got wrong; later they would be our mistakes.
-        mistake = isinstance(error, ValueError | OSError) and run is None
-        line = str(error) if mistake else explain(error)
-        if not line:
+        line = explain(error, run)
+        if line is None:
             raise
-        print(f"main.py: error: {line}", file=sys.stderr)
-        return 1 if isinstance(error, FloatingPointError) else 2
+        if line:
+            print(f"main.py: error: {line}", file=sys.stderr)
+        return exit_code(error)
+    finally:
+        distributed.close()
     return 0
 
 

@@ -16,6 +16,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +27,17 @@ from tqdm import tqdm
 
 import datasets
 import network
-from network.inference import predict_labels
+from network.inference import folded, predict_labels
 from utils import distributed, options
 from utils.figures import overlay
+from utils.memory import is_out_of_memory, keep_freed_memory
 from utils.progress import plain_warnings
-from utils.results import save_mask
+from utils.results import save_image, save_mask
 
 # Registered with Pillow, but as films, or without a decoder.
 NO_IMAGES = {"MPEG", "HDF5", "BUFR", "GRIB"}
+
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def find_images(folder: Path, leave_out: Path) -> tuple[list[Path], int]:
@@ -103,8 +107,13 @@ def check_outputs(
         )
 
 
-def load_model(opts: options.PredictOptions, old: options.PredecessorOptions) -> nn.Module:
-    """The network of ``--ckpt``, with class names, palette and normalisation."""
+def load_model(
+    opts: options.PredictOptions, old: options.PredecessorOptions
+) -> tuple[nn.Module, bool]:
+    """The network of ``--ckpt``, with class names, palette and normalisation.
+
+    Also whether its weights are those averaged over training.
+    """
     saved = network.pretrained.read_file(opts.ckpt)
     if "model_name" in saved:
         if old.model not in (None, saved["model_name"]):
@@ -112,7 +121,8 @@ def load_model(opts: options.PredictOptions, old: options.PredecessorOptions) ->
         if old.separable_conv and not saved["build_args"]["separable_conv"]:
             raise ValueError(f"{opts.ckpt} has no separable convolutions; drop --separable_conv")
         changed = {"output_stride": old.output_stride} if old.output_stride else {}
-        return network.load_checkpoint(opts.ckpt, build_args=changed)
+        model = network.load_checkpoint(opts.ckpt, build_args=changed)
+        return model, network.files.has_average(saved)
     dataset = datasets.DATASETS[old.dataset or "voc"]
     model = network.load_checkpoint(
         opts.ckpt,
@@ -125,7 +135,7 @@ def load_model(opts: options.PredictOptions, old: options.PredecessorOptions) ->
             f"{old.dataset or 'voc'} has {len(dataset.class_names)}; give the --dataset it is of"
         )
     model.class_names, model.palette = dataset.class_names, dataset.palette
-    return model
+    return model, False
 
 
 def read_rgb(path: Path, crop_size: int | None) -> np.ndarray:
@@ -139,6 +149,16 @@ def read_rgb(path: Path, crop_size: int | None) -> np.ndarray:
     return np.array(image)
 
 
+def read_ahead(sources: Sequence[Path], crop_size: int | None) -> Iterator[Future[np.ndarray]]:
+    """Each image of ``sources``; the next is decoded while the caller works on one."""
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(read_rgb, sources[0], crop_size)
+        for following in sources[1:]:
+            image, coming = coming, reader.submit(read_rgb, following, crop_size)
+            yield image
+        yield coming
+
+
 def prepare(
     opts: options.PredictOptions, old: options.PredecessorOptions
 ) -> tuple[nn.Module, torch.device, list[tuple[Path, Path]]]:
@@ -146,6 +166,8 @@ def prepare(
     source, output = Path(opts.input), Path(old.save_val_results_to or opts.output)
     hint = "one predict.py per GPU, each on its part of the images"
     device = distributed.pick_device(opts.device, opts.gpu_id, local_rank=0, torchrun_hint=hint)
+    if device.type == "cpu":
+        keep_freed_memory()
     if not source.exists():
         raise FileNotFoundError(f"--input {source} does not exist")
     if source.is_dir() and os.path.realpath(source) == os.path.realpath(output):
@@ -158,8 +180,10 @@ def prepare(
     targets = plan_outputs(images, source if source.is_dir() else None, output)
     replace = old.save_val_results_to is not None
     check_outputs(images, targets, replace=replace, with_overlay=opts.overlay)
-    model = load_model(opts, old).to(device, memory_format=torch.channels_last)
-    print(f"{model.name}, {len(model.class_names)} classes, on {device}: {len(images)} images")
+    model, is_averaged = load_model(opts, old)
+    model = folded(model, conv_dtype=PRECISIONS.get(opts.precision)).to(device)
+    name = f"{model.name} with averaged weights" if is_averaged else model.name
+    print(f"{name}, {len(model.class_names)} classes, on {device}: {len(images)} images")
     return model, device, list(zip(images, targets, strict=True))
 
 
@@ -171,21 +195,23 @@ def predict_all(
 ) -> Iterator[str]:
     """Write the masks of all ``jobs``; yields a line for each image that could not be read."""
     crop_size = opts.crop_size if opts.crop_val else None
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=opts.precision == "bf16")
-    for source, target in tqdm(jobs, unit="image", disable=None):
+    dtype = PRECISIONS.get(opts.precision)
+    autocast = torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
+    coming = read_ahead([source for source, _ in jobs], crop_size)
+    for (_, target), decoded in zip(tqdm(jobs, unit="image", disable=None), coming, strict=True):
         try:
-            image = read_rgb(source, crop_size)
+            image = decoded.result()
         except datasets.DataError as error:
             yield f"skipped: {error}"
             continue
         batch = torch.from_numpy(image).permute(2, 0, 1)[None].to(device)
         with autocast:
             batch = model.normalize(batch).contiguous(memory_format=torch.channels_last)
-            labels = predict_labels(model, batch)[0].cpu().numpy()
+            labels = predict_labels(model, batch, tile=opts.val_tile)[0].cpu().numpy()
         save_mask(target, labels, model.palette)
         if opts.overlay:
             blended = Image.fromarray(overlay(image, labels, model.palette))
-            blended.save(overlay_path(target), quality=92)
+            save_image(overlay_path(target), blended)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -200,6 +226,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             tqdm.write(line, file=sys.stderr)
     except (ValueError, OSError) as error:
         print(f"predict.py: error: {error}", file=sys.stderr)
+        return 2
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        smaller = max(opts.val_tile // 2, 64) if opts.val_tile else 769
+        print(
+            f"predict.py: error: out of memory; predict in tiles: --val_tile {smaller}",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("predict.py: interrupted; the masks written so far are whole", file=sys.stderr)

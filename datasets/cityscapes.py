@@ -1,11 +1,16 @@
-"""Cityscapes, fine annotations (Cordts et al., CVPR 2016)."""
+"""Cityscapes, fine and coarse annotations (Cordts et al., CVPR 2016)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from datasets.base import IGNORE, FileDataset, Transform, make_label_table, make_palette
+import numpy as np
+from torch import Tensor
+
+from datasets.base import FileDataset, Source, Transform, encode, make_palette
+from datasets.files import IGNORE, make_label_table
 
 
 class CityscapesClass(NamedTuple):
@@ -62,31 +67,40 @@ TRAIN_CLASSES = tuple(
 )
 
 IMAGE_SUFFIX = "_leftImg8bit"
-ARCHIVES = {
-    "leftImg8bit": "leftImg8bit_trainvaltest.zip",
-    "gtFine": "gtFine_trainvaltest.zip",
+LABEL_FOLDERS = {"fine": "gtFine", "coarse": "gtCoarse"}
+SPLITS = {
+    "fine": ("train", "val", "test", "trainval"),
+    "coarse": ("train", "val", "trainval", "train_extra"),
 }
+# Black in the published archive, with a label: every training would learn from it.
+BAD_IMAGE = "troisdorf_000000_000073"
 LAYOUT = (
     "Cityscapes is laid out as leftImg8bit/{train,val}/<city>/*_leftImg8bit.png and "
-    "gtFine/{train,val}/<city>/*_gtFine_labelIds.png"
+    "gtFine/{train,val}/<city>/*_gtFine_labelIds.png (coarse: gtCoarse/<split>/<city>/"
+    "*_gtCoarse_labelIds.png)"
 )
+TRAIN_TABLE = make_label_table({c.id: c.train_id for c in CLASSES})
+# Back again; what is ignored becomes 0, unlabeled.
+ID_TABLE = make_label_table({c.train_id: c.id for c in TRAIN_CLASSES} | {IGNORE: 0})
 
 
 class Cityscapes(FileDataset):
-    """Cityscapes from `root`, which holds leftImg8bit/ and gtFine/; `split` is train, val or test.
+    """Cityscapes from `root`, which holds leftImg8bit/ and gtFine/ or gtCoarse/.
 
-    The test split may come without gtFine/test, then its labels are all 255. (The archive has files
-    there whose labels are all void: the same.) `mode` "fine" and `target_type` "semantic" are what
-    there is. Samples are sorted by name.
+    `split` is train, val, test or trainval, with `mode` "fine"; train, val, trainval or train_extra
+    with "coarse". `target_type` "semantic" is what there is. Samples are sorted by name in train,
+    then in val. The test split may come without gtFine/test, then its labels are all 255. (The
+    archive has files there whose labels are all void: the same.) Of train_extra, the image
+    troisdorf_000000_000073 is left out: it is black in the published archive.
     """
 
     class_names: ClassVar = tuple(c.name for c in TRAIN_CLASSES)
     palette: ClassVar = make_palette([c.color for c in TRAIN_CLASSES])
     # -1, the license plate, is 255 in an 8-bit file and ignored like it.
-    label_table: ClassVar = make_label_table({c.id: c.train_id for c in CLASSES})
-    splits: ClassVar = ("train", "val", "test")
+    label_table: ClassVar = TRAIN_TABLE
+    splits: ClassVar = ("train", "val", "test", "trainval", "train_extra")
     how_to_get: ClassVar = (
-        f"{LAYOUT} (unpack {ARCHIVES['leftImg8bit']} and {ARCHIVES['gtFine']} from "
+        f"{LAYOUT} (unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip from "
         "cityscapes-dataset.com, login needed)"
     )
 
@@ -99,55 +113,111 @@ class Cityscapes(FileDataset):
         transform: Transform | None = None,
         *,
         seed: int = 0,
+        allow_missing: bool = False,
     ) -> None:
-        if split not in self.splits:
-            raise ValueError(f"unknown split {split!r}; allowed: {', '.join(self.splits)}")
-        if mode != "fine":
-            raise ValueError(f"unknown mode {mode!r}; allowed: fine")
-        if target_type != "semantic":
-            raise ValueError(f"unknown target_type {target_type!r}; allowed: semantic")
-        image_folder = _require_folder(Path(root), "leftImg8bit", split)
-        found = image_folder.glob(f"*/*{IMAGE_SUFFIX}.png")
-        # Archives from macOS leave "._name.png" beside the files.
-        images = sorted(path for path in found if not path.name.startswith("."))
-        without_labels = split == "test" and not (Path(root) / "gtFine" / split).is_dir()
-        labels = None
-        if not without_labels:
-            label_folder = _require_folder(Path(root), "gtFine", split)
-            labels = [label_folder / path.parent.name / _label_name(path) for path in images]
-        names = [f"{path.parent.name}/{path.stem}" for path in images]
-        hint = f"{LAYOUT}; looked in {image_folder}"
-        super().__init__(images, labels, names, transform=transform, seed=seed, hint=hint)
+        _check_arguments(split, mode, target_type)
+        parts = ("train", "val") if split == "trainval" else (split,)
+        kind = LABEL_FOLDERS[mode]
+        with_labels = split != "test" or (Path(root) / kind / split).is_dir()
+        _require_folders(
+            Path(root), ("leftImg8bit", kind) if with_labels else ("leftImg8bit",), parts
+        )
+        found = [path for part in parts for path in _images(Path(root) / "leftImg8bit" / part)]
+        images = [path for path in found if _stem(path) != BAD_IMAGE]
+        labels = [_label_file(Path(root) / kind, path) for path in images] if with_labels else None
+        super().__init__(
+            images,
+            labels,
+            [f"{path.parent.name}/{path.stem}" for path in images],
+            transform=transform,
+            seed=seed,
+            hint=f"{LAYOUT}; looked in {Path(root) / 'leftImg8bit'} for {' and '.join(parts)}",
+            allow_missing=allow_missing,
+        )
+        if len(images) < len(found):
+            self.notes.append(f"{BAD_IMAGE} is left out: it is black in the published archive")
 
     @classmethod
     def create(
-        cls,
-        split: str,
-        *,
-        root: Path,
-        transform: Transform | None,
-        seed: int,
-        year: str,
-        download: bool,
+        cls, split: str, *, source: Source, transform: Transform | None, seed: int
     ) -> Cityscapes:
-        if download:
+        """As `__init__`; train_extra has the coarse labels, the others the fine."""
+        mode = "coarse" if split == "train_extra" else "fine"
+        if source.download:
+            parts = ("train", "val") if split == "trainval" else (split,)
+            archives = _archives(("leftImg8bit", LABEL_FOLDERS[mode]), parts)
             raise ValueError(
                 "--download cannot fetch Cityscapes, its site needs a login: get "
-                f"{' and '.join(ARCHIVES.values())} from cityscapes-dataset.com and unpack both "
-                f"in {root}"
+                f"{' and '.join(archives)} from cityscapes-dataset.com and unpack both "
+                f"in {source.root}"
             )
-        return cls(root, split, transform=transform, seed=seed)
-
-
-def _label_name(image: Path) -> str:
-    return f"{image.stem.removesuffix(IMAGE_SUFFIX)}_gtFine_labelIds.png"
-
-
-def _require_folder(root: Path, kind: str, split: str) -> Path:
-    folder = root / kind / split
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"no folder {folder}; {LAYOUT}: unpack {ARCHIVES[kind]} from cityscapes-dataset.com "
-            f"(login needed) in {root}, or try --dataset shapes, which needs no files"
+        return cls(
+            source.root,
+            split,
+            mode,
+            transform=transform,
+            seed=seed,
+            allow_missing=source.skip_bad_files,
         )
-    return folder
+
+    @staticmethod
+    def to_label_ids(train_ids: np.ndarray | Tensor) -> np.ndarray:
+        """Train ids of any shape -> the ids of the label files, uint8; 255 -> 0, unlabeled."""
+        if isinstance(train_ids, Tensor):
+            train_ids = train_ids.cpu().numpy()
+        return encode(train_ids, ID_TABLE)
+
+
+def _check_arguments(split: str, mode: str, target_type: str) -> None:
+    if split not in Cityscapes.splits:
+        raise ValueError(f"unknown split {split!r}; allowed: {', '.join(Cityscapes.splits)}")
+    if mode not in SPLITS:
+        raise ValueError(f"unknown mode {mode!r}; allowed: {', '.join(SPLITS)}")
+    if split not in SPLITS[mode]:
+        other = "coarse" if mode == "fine" else "fine"
+        raise ValueError(
+            f"split {split} has no {mode} labels; pass mode={other!r}, or one of the splits "
+            f"{', '.join(SPLITS[mode])}"
+        )
+    if target_type != "semantic":
+        raise ValueError(f"unknown target_type {target_type!r}; allowed: semantic")
+
+
+def _images(folder: Path) -> list[Path]:
+    found = folder.glob(f"*/*{IMAGE_SUFFIX}.png")
+    # Archives from macOS leave "._name.png" beside the files.
+    return sorted(path for path in found if not path.name.startswith("."))
+
+
+def _stem(image: Path) -> str:
+    return image.stem.removesuffix(IMAGE_SUFFIX)
+
+
+def _label_file(labels: Path, image: Path) -> Path:
+    split, city = image.parts[-3:-1]
+    return labels / split / city / f"{_stem(image)}_{labels.name}_labelIds.png"
+
+
+def _archives(kinds: Sequence[str], splits: Sequence[str]) -> list[str]:
+    """The published archives that hold these folders."""
+    names = {
+        "leftImg8bit": "leftImg8bit_trainvaltest.zip",
+        "gtFine": "gtFine_trainvaltest.zip",
+        "gtCoarse": "gtCoarse.zip",
+    }
+    archives = {kind: names[kind] for kind in kinds}
+    if "leftImg8bit" in archives and "train_extra" in splits:
+        archives["leftImg8bit"] = "leftImg8bit_trainextra.zip"
+    return list(archives.values())
+
+
+def _require_folders(root: Path, kinds: Sequence[str], splits: Sequence[str]) -> None:
+    folders = {root / kind / split: kind for kind in kinds for split in splits}
+    missing = {folder: kind for folder, kind in folders.items() if not folder.is_dir()}
+    if missing:
+        archives = _archives(list(dict.fromkeys(missing.values())), splits)
+        raise FileNotFoundError(
+            f"no folder {' and no folder '.join(map(str, missing))}; {LAYOUT}: unpack "
+            f"{' and '.join(archives)} from cityscapes-dataset.com (login needed) in {root}, or "
+            "try --dataset shapes, which needs no files"
+        )

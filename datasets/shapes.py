@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import colorsys
 import math
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from PIL import Image
 
-from datasets.base import SegmentationDataset, Transform, make_label_table, make_palette
+from datasets.base import SegmentationDataset, Source, Transform, make_palette
+from datasets.files import make_label_table
 
 CLASS_NAMES = ("background", "disk", "ring", "triangle", "cross", "stripes", "checks", "dots")
 TEXTURES = ("stripes", "checks", "dots")
@@ -72,14 +71,7 @@ class Shapes(SegmentationDataset):
 
     @classmethod
     def create(
-        cls,
-        split: str,
-        *,
-        root: Path,
-        transform: Transform | None,
-        seed: int,
-        year: str,
-        download: bool,
+        cls, split: str, *, source: Source, transform: Transform | None, seed: int
     ) -> Shapes:
         return cls(split, transform=transform, seed=seed)
 
@@ -89,10 +81,8 @@ class Shapes(SegmentationDataset):
     def sample_name(self, index: int) -> str:
         return f"{self.split}_{index:05d}"
 
-    def load(self, index: int) -> tuple[Image.Image, Image.Image]:
-        rng = np.random.default_rng((SPLIT_SEEDS[self.split], index))
-        pixels, label = draw_picture(rng, self.size)
-        return Image.fromarray(pixels), Image.fromarray(label)
+    def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        return draw_picture(np.random.default_rng((SPLIT_SEEDS[self.split], index)), self.size)
 
 
 def draw_picture(rng: Rng, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

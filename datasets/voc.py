@@ -1,19 +1,27 @@
 """Pascal VOC segmentation, 2007 to 2012 (Everingham et al., IJCV 2010), and 2012_aug.
 
-The augmented labels are the Semantic Boundaries Dataset (Hariharan et al., ICCV 2011).
+2012_aug adds the labels of the Semantic Boundaries Dataset (Hariharan et al., ICCV 2011), made by
+`python -m datasets.voc --prepare_aug --data_root DIR --download`; see datasets/voc_aug.py.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import sys
+import warnings
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import torchvision
+from torchvision.datasets.voc import DATASET_YEAR_DICT
 
-from datasets.base import FileDataset, Transform, make_label_table
+from datasets.archive import download_and_unpack
+from datasets.base import FileDataset, Source, Transform
+from datasets.files import make_label_table
+
+# Python would warn that `python -m datasets.voc` runs a file that the package has imported already.
+warnings.filterwarnings("ignore", message="'datasets.voc' found in sys.modules")
 
 CLASS_NAMES = (
     "background",
@@ -67,8 +75,8 @@ class VOCSegmentation(FileDataset):
     """VOC from `root`, which holds VOCdevkit/ (for 2011: TrainVal/VOCdevkit/).
 
     `2012_aug` trains on every label in SegmentationClassAug that is not in val.txt (10,582 images)
-    and validates on VOC's own val.txt and SegmentationClass. `image_set` is train, val or trainval;
-    also test for 2007, whose labels are published; 2012_aug has train and val.
+    and validates on VOC's own val.txt and SegmentationClass; its trainval is both. `image_set` is
+    train, val or trainval; also test for 2007, whose labels are published.
     """
 
     class_names: ClassVar = CLASS_NAMES
@@ -89,42 +97,41 @@ class VOCSegmentation(FileDataset):
         transform: Transform | None = None,
         *,
         seed: int = 0,
+        allow_missing: bool = False,
     ) -> None:
         _check_choice("year", year, tuple(FOLDERS))
         _check_choice(f"image_set for VOC {year}", image_set, image_sets(year))
-        base = Path(root) / FOLDERS[year]
         if download:
-            _download(Path(root), base, year, image_set)
-        augmented = year == "2012_aug" and image_set == "train"
-        names = _augmented_names(base) if augmented else _read_split(base, image_set)
-        labels = base / ("SegmentationClassAug" if augmented else "SegmentationClass")
+            download_voc(Path(root), year, image_set)
+        base = Path(root) / FOLDERS[year]
+        labels = _label_files(base, image_set, augmented=year == "2012_aug")
         super().__init__(
-            [base / "JPEGImages" / f"{name}.jpg" for name in names],
-            [labels / f"{name}.png" for name in names],
-            names,
+            [base / "JPEGImages" / f"{name}.jpg" for name in labels],
+            list(labels.values()),
+            list(labels),
             transform=transform,
             seed=seed,
             hint=f"VOC{year} in {base} is not complete",
+            allow_missing=allow_missing,
         )
 
     @classmethod
     def create(
-        cls,
-        split: str,
-        *,
-        root: Path,
-        transform: Transform | None,
-        seed: int,
-        year: str,
-        download: bool,
+        cls, split: str, *, source: Source, transform: Transform | None, seed: int
     ) -> VOCSegmentation:
-        return cls(root, year, split, download, transform, seed=seed)
+        return cls(
+            source.root,
+            source.year,
+            split,
+            source.download,
+            transform,
+            seed=seed,
+            allow_missing=source.skip_bad_files,
+        )
 
 
 def image_sets(year: str) -> tuple[str, ...]:
     """The splits that have labels."""
-    if year == "2012_aug":
-        return ("train", "val")
     return ("train", "val", "trainval") + (("test",) if year == "2007" else ())
 
 
@@ -137,46 +144,74 @@ def _split_file(base: Path, image_set: str) -> Path:
     return base / "ImageSets" / "Segmentation" / f"{image_set}.txt"
 
 
-def _read_split(base: Path, image_set: str) -> list[str]:
+def read_split(base: Path, image_set: str) -> list[str]:
+    """The names in a split file of `base`, VOCdevkit/VOC2012 or what it is in the other years."""
     path = _split_file(base, image_set)
     if not path.is_file():
         top = "TrainVal/VOCdevkit/" if base.name == "VOC2011" else "VOCdevkit/"
         raise FileNotFoundError(
             f"no split file {path}; --data_root must hold {top}, or pass --download"
         )
-    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    names = [name for name in names if name]
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"split file {path} is not UTF-8; it must list image names, one a line"
+        ) from error
+    names = [line.strip() for line in lines if line.strip()]
     if not names:
         raise ValueError(f"split file {path} is empty; it must list image names, one a line")
     return names
 
 
-def _augmented_names(base: Path) -> list[str]:
-    folder = base / "SegmentationClassAug"
-    validation = set(_read_split(base, "val"))
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"no folder {folder}; year 2012_aug needs the 12,031 labels of SegmentationClassAug "
-            "put there (--download fetches VOC2012 alone), or use --year 2012"
-        )
+def label_names(folder: Path) -> list[str]:
+    """Names of the label files in a folder, sorted."""
     stems = (name[:-4] for name in os.listdir(folder) if name.endswith(".png"))
     # Archives from macOS leave "._name.png" beside the files.
-    names = sorted(s for s in stems if s not in validation and not s.startswith("."))
+    return sorted(stem for stem in stems if not stem.startswith("."))
+
+
+def download_voc(root: Path, year: str, image_set: str) -> None:
+    """Fetch and unpack the archive that torchvision's table names, unless it has been."""
+    base = root / FOLDERS[year]
+    if _split_file(base, image_set).is_file():
+        return  # there already: unpacking again would only cost minutes
+    key = "2007-test" if image_set == "test" else year.removesuffix("_aug")
+    archive = DATASET_YEAR_DICT[key]
+    download_and_unpack(
+        archive["url"],
+        root,
+        md5=archive["md5"],
+        member=FOLDERS[year],
+        target=base,
+        last=("ImageSets",),
+    )
+
+
+def _label_files(base: Path, image_set: str, *, augmented: bool) -> dict[str, Path]:
+    """Label file of each image name."""
+    own = base / "SegmentationClass"
+    if not augmented or image_set == "val":
+        return {name: own / f"{name}.png" for name in read_split(base, image_set)}
+    validation = {name: own / f"{name}.png" for name in read_split(base, "val")}
+    more = validation if image_set == "trainval" else {}
+    folder = base / "SegmentationClassAug"
+    return {name: folder / f"{name}.png" for name in _augmented_names(folder, validation)} | more
+
+
+def _augmented_names(folder: Path, validation: Container[str]) -> list[str]:
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"no folder {folder}; `python -m datasets.voc --prepare_aug --data_root "
+            f"{folder.parents[2]} --download` makes its 12,031 labels, or use --year 2012"
+        )
+    names = [name for name in label_names(folder) if name not in validation]
     if not names:
         raise ValueError(f"no label in {folder} is outside val.txt; it must hold the .png labels")
     return names
 
 
-def _download(root: Path, base: Path, year: str, image_set: str) -> None:
-    """Fetch and unpack with torchvision's downloader, which checks the archive's checksum."""
-    if _split_file(base, image_set).is_file():
-        return  # there already: unpacking again would only cost minutes
-    root.mkdir(parents=True, exist_ok=True)
-    voc_year = year.removesuffix("_aug")
-    try:
-        torchvision.datasets.VOCSegmentation(str(root), voc_year, image_set, download=True)
-    except (OSError, RuntimeError) as error:
-        raise FileNotFoundError(
-            f"could not download VOC{voc_year} into {root}: {' '.join(str(error).split())}; "
-            f"fetch the archive by hand and unpack it so that {base} exists"
-        ) from error
+if __name__ == "__main__":
+    from datasets.voc_aug import main
+
+    sys.exit(main())

@@ -12,6 +12,8 @@ V3+ first upsamples it to stride 4 and lets the early, sharp features correct it
     V3:   A -- 3x3 (256,h,w) -- 1x1 (classes,h,w)
     V3+:  low_level (Cl,H/4,W/4) -- 1x1 (48,H/4,W/4) --.
           A -- upsample (256,H/4,W/4) -----------------+-- 3x3 (256,...) -- 1x1 (classes,H/4,W/4)
+
+    aux:  aux (Ca,h,w) -- 3x3 (Ca/4,h,w), dropout -- 1x1 (classes,h,w)      in training only
 """
 
 from __future__ import annotations
@@ -139,7 +141,26 @@ class DeepLabHeadV3Plus(nn.Module):
             mode="bilinear",
             align_corners=False,
         )
-        return self.classifier(torch.cat([low_level, x], dim=1))
+        x = torch.cat([low_level, x], dim=1)
+        del low_level  # in inference, a fifth of the peak
+        return self.classifier(x)
+
+
+class FCNHead(nn.Sequential):
+    """Auxiliary head: (N,C,h,w) of the stage before last -> logits (N,classes,h,w).
+
+    Its loss, weighted 0.4, helps the early stages to learn (PSPNet, Zhao et al. 2017,
+    arXiv:1612.01105, section 4). Layers and names are those of torchvision's head of this name.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        channels = in_channels // 4
+        super().__init__(
+            *conv_bn_relu(in_channels, channels, kernel_size=3),
+            nn.Dropout(0.1),
+            nn.Conv2d(channels, num_classes, 1),
+        )
+        init_head(self)
 
 
 def init_head(module: nn.Module) -> None:

@@ -6,8 +6,24 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ._deeplab import DeepLabHead, DeepLabHeadV3Plus, DeepLabV3, convert_to_separable_conv
-from .backbone import BACKBONES, create_backbone, default_output_stride, resolve_output_stride
+from torch import nn
+
+from ._deeplab import (
+    DeepLabHead,
+    DeepLabHeadV3Plus,
+    DeepLabV3,
+    FCNHead,
+    convert_to_separable_conv,
+)
+from .backbone import (
+    BACKBONES,
+    Backbone,
+    FeatureInfo,
+    create_backbone,
+    default_output_stride,
+    families_with_aux,
+    resolve_output_stride,
+)
 from .utils import IntermediateLayerGetter
 
 ARCHITECTURES = {"deeplabv3": DeepLabHead, "deeplabv3plus": DeepLabHeadV3Plus}
@@ -47,6 +63,36 @@ def check_aspp_rates(aspp_rates: Sequence[int]) -> tuple[int, ...]:
     return rates
 
 
+def wanted_features(name: str, backbone: Backbone, *, aux_head: bool) -> dict[str, FeatureInfo]:
+    """What the heads start from; a ValueError where there is no place for an auxiliary head."""
+    features = {"low_level": backbone.low_level, "out": backbone.out}
+    if aux_head and backbone.aux is None:
+        *most, last = families_with_aux()
+        raise ValueError(
+            f"{name} has no stage for an auxiliary head to start from; "
+            f"backbones of these families have one: {', '.join(most)} and {last}"
+        )
+    return {**features, "aux": backbone.aux} if aux_head else features
+
+
+def build_head(
+    architecture: str,
+    backbone: Backbone,
+    *,
+    num_classes: int,
+    aspp_rates: Sequence[int],
+    separable_conv: bool,
+) -> nn.Module:
+    """The head of an architecture for a backbone's features."""
+    head = ARCHITECTURES[architecture](
+        backbone.out.channels,
+        backbone.low_level.channels,
+        num_classes=num_classes,
+        atrous_rates=aspp_rates,
+    )
+    return convert_to_separable_conv(head) if separable_conv else head
+
+
 def build_model(
     name: str,
     *,
@@ -55,6 +101,7 @@ def build_model(
     separable_conv: bool = False,
     aspp_rates: Sequence[int] | None = None,
     backbone_args: Mapping[str, object] | None = None,
+    aux_head: bool = False,
 ) -> DeepLabV3:
     """Build a model with random weights; arguments as in ``create_model``."""
     architecture, backbone_name = model_parts(name)
@@ -63,16 +110,17 @@ def build_model(
     stride = resolve_output_stride(backbone_name, output_stride)
     rates = ASPP_RATES[stride] if aspp_rates is None else check_aspp_rates(aspp_rates)
     backbone = create_backbone(backbone_name, output_stride=stride, backbone_args=backbone_args)
-    head = ARCHITECTURES[architecture](
-        backbone.out.channels,
-        backbone.low_level.channels,
+    features = wanted_features(backbone_name, backbone, aux_head=aux_head)
+    head = build_head(
+        architecture,
+        backbone,
         num_classes=num_classes,
-        atrous_rates=rates,
+        aspp_rates=rates,
+        separable_conv=separable_conv,
     )
-    if separable_conv:
-        convert_to_separable_conv(head)
-    layers = {backbone.low_level.name: "low_level", backbone.out.name: "out"}
-    model = DeepLabV3(IntermediateLayerGetter(backbone, layers), head)
+    aux_classifier = FCNHead(features["aux"].channels, num_classes) if aux_head else None
+    getter = IntermediateLayerGetter(backbone, {f.name: key for key, f in features.items()})
+    model = DeepLabV3(getter, head, aux_classifier)
     model.name = name
     model.build_args = {
         "num_classes": num_classes,
@@ -80,6 +128,7 @@ def build_model(
         "separable_conv": bool(separable_conv),
         "aspp_rates": None if aspp_rates is None else list(rates),
         "backbone_args": dict(backbone_args or {}),
+        "aux_head": bool(aux_head),
     }
     model.mean, model.std = backbone.mean, backbone.std
     return model

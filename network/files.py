@@ -15,6 +15,7 @@ from torch import Tensor
 State = dict[str, Tensor]
 FORMAT = 1  # of our own checkpoints
 CONTAINERS = ("model_state", "state_dict", "model")  # where files keep their tensors
+AVERAGED = "ema_state"  # where ours keep the weights averaged over training, if they were
 
 
 def _numpy_globals() -> list[object]:
@@ -56,9 +57,19 @@ def read_file(path: str | Path) -> dict[str, object]:
     return content
 
 
-def state_of(content: Mapping[str, object], *, source: str) -> State:
-    """The tensors of a file that was read, by name, without the prefixes wrappers add."""
-    for container in CONTAINERS:
+def has_average(content: Mapping[str, object]) -> bool:
+    """Whether a file that was read holds averaged weights beside those training goes on from."""
+    return bool(content.get(AVERAGED))
+
+
+def state_of(content: Mapping[str, object], *, source: str, averaged: bool = True) -> State:
+    """The tensors of a file that was read, by name, without the prefixes wrappers add.
+
+    Of a checkpoint with averaged weights those, since they are what was validated; to go on
+    training, ask for the others by ``averaged=False``.
+    """
+    containers = (AVERAGED, *CONTAINERS) if averaged and has_average(content) else CONTAINERS
+    for container in containers:
         if isinstance(content.get(container), Mapping):
             content = content[container]
             break

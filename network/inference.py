@@ -1,42 +1,174 @@
-"""Normalised batch -> labels, shared by validation and prediction."""
+"""Normalised batch -> labels, shared by validation and prediction.
+
+    inference_model = folded(model)                   # once per validation
+    logits = low_res_logits(inference_model, images)  # (N,C,h,w); with tile= in windows
+    labels = labels_from_logits(logits, size)         # (N,H,W)
+
+``predict_labels`` is the last two in one. All of it runs without autograd, ``inference_mode``.
+"""
 
 from __future__ import annotations
+
+import itertools
+import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-BAND_ROWS = 64
+from .folding import folded
+
+__all__ = ["folded", "labels_from_logits", "low_res_logits", "predict_labels"]
+
+GRID = 32  # windows begin at multiples of it, so that the features of all lie on one grid
+
+# Scores worked on at a time: what a core's cache holds, or enough to fill a GPU.
+CHUNK_BYTES = {"cpu": 2**20}
+GPU_CHUNK_BYTES = 2**27
+
+
+def predict_labels(model: nn.Module, images: Tensor, *, tile: int | None = None) -> Tensor:
+    """Most probable class of every pixel, as uint8 (N,H,W), or int16 from 257 classes on.
+
+    ``images`` is the normalised batch (N,3,H,W). Without ``tile`` the result is that of
+    ``model(images).argmax(1)``, but for ties.
+    """
+    return labels_from_logits(low_res_logits(model, images, tile=tile), images.shape[-2:])
 
 
 @torch.inference_mode()
-def predict_labels(model: nn.Module, images: Tensor) -> Tensor:
-    """Most probable class of every pixel, as uint8 (N,H,W), or int16 from 257 classes on.
+def low_res_logits(model: nn.Module, images: Tensor, *, tile: int | None = None) -> Tensor:
+    """Logits (N,C,h,w) of the normalised ``images`` (N,3,H,W) as the head gives them.
 
-    ``images`` is the normalised batch (N,3,H,W). The result is that of ``model(images).argmax(1)``
-    (but for ties), yet the full-size scores, 152 MiB for 19 classes at 1024x2048, never exist:
-    they are upsampled and reduced in bands of rows.
+    With ``tile``, from 64 up, an image with a longer side goes through the network in square
+    windows of that many pixels (rounded down to a multiple of 32), so that memory is that of one
+    window and the result. They overlap by a quarter, where their logits are blended: each counts
+    less towards its own border, where it sees least. What looks at the whole map (the image
+    pooling of ASPP) sees one window, so the result is not quite that without ``tile``.
     """
-    logits = model.low_res_logits(images).float()
-    height, width = images.shape[-2:]
-    # Full-width rows of a bilinear upsampling depend on two source rows each, so upsampling first
-    # along the width and then band by band along the height is the same function.
-    logits = F.interpolate(
-        logits, size=(logits.shape[-2], width), mode="bilinear", align_corners=False
-    )
+    if tile is not None and tile < 2 * GRID:
+        raise ValueError(f"tile is {tile}; windows must be at least {2 * GRID} pixels wide")
+    if tile is None or max(images.shape[-2:]) <= tile:
+        return model.low_res_logits(images)
+    return _tiled_logits(model, images, tile - tile % GRID)
+
+
+def _tiled_logits(model: nn.Module, images: Tensor, tile: int) -> Tensor:
+    """Blend the logits of all windows into one map, which has the stride of the network's own."""
+    total = norm = None
+    for rows, columns in itertools.product(*(_windows(side, tile) for side in images.shape[-2:])):
+        logits = model.low_res_logits(images[..., rows, columns])
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if total is None:  # the first window, of which one side at least is a whole tile's
+            ratio = max(rows.stop, columns.stop) / max(logits.shape[-2:])
+            stride = 2 ** round(math.log2(ratio))
+            shape = [math.ceil(side / stride) for side in images.shape[-2:]]
+            total, norm = logits.new_zeros(*logits.shape[:2], *shape), logits.new_zeros(shape)
+        place = [slice(w.start // stride, math.ceil(w.stop / stride)) for w in (rows, columns)]
+        size = [side.stop - side.start for side in place]
+        if list(logits.shape[-2:]) != size:  # networks with unpadded layers give a row or two less
+            logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+        weights = torch.outer(*(_ramp(side, tile // (4 * stride), logits) for side in size))
+        total[..., place[0], place[1]] += logits * weights
+        norm[place[0], place[1]] += weights
+    return total / norm
+
+
+def _windows(size: int, tile: int) -> list[slice]:
+    """Where windows of ``tile`` pixels lie along a side of ``size``."""
+    if size <= tile:
+        return [slice(0, size)]
+    overlap = max(tile // 4 // GRID, 1) * GRID
+    last = math.ceil((size - tile) / GRID) * GRID
+    starts = [*range(0, last, tile - overlap), last]
+    return [slice(start, min(start + tile, size)) for start in starts]
+
+
+def _ramp(size: int, top: int, like: Tensor) -> Tensor:
+    """Weights of a window's features along a side: 1 at both ends, from there up to ``top``."""
+    steps = torch.arange(1, size + 1, device=like.device, dtype=like.dtype)
+    return torch.minimum(steps, steps.flip(0)).clamp(max=max(top, 1))
+
+
+@torch.inference_mode()
+def labels_from_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """The best class after bilinear upsampling of ``logits`` (N,C,h,w) to ``size`` (H,W).
+
+    uint8 (N,H,W), or int16 from 257 classes on. Between four neighbouring scores, bilinear weights
+    are positive and sum to one: a class that is best at all four is best everywhere between them.
+    Only where the four disagree are scores upsampled; the full-size ones (152 MiB for 19 classes
+    at 1024x2048) never exist.
+    """
     kind = torch.uint8 if logits.shape[1] <= 256 else torch.int16
-    labels = torch.empty(len(images), height, width, dtype=kind, device=images.device)
-    for top in range(0, height, BAND_ROWS):
-        rows = torch.arange(top, min(top + BAND_ROWS, height), device=images.device)
-        lower, upper, weight = _source_rows(rows, height, logits.shape[-2])
-        band = torch.lerp(logits[:, :, lower], logits[:, :, upper], weight[:, None])
-        # max()[1], since argmax over a strided dimension is several times slower on CPUs.
-        labels[:, rows] = band.max(dim=1)[1].to(kind)
-    return labels
+    # max()[1], since argmax over a strided dimension is several times slower on CPUs.
+    best = logits.max(1)[1].to(kind)
+    if best.shape[-2:] == tuple(size):
+        return best
+    height, width = logits.shape[-2:]
+    rows = _Axis.between(size[0], height, logits)
+    columns = _Axis.between(size[1], width, logits)
+    upper, lower = best[:, rows.first], best[:, rows.second]
+    corner = upper[:, :, columns.first]
+    mixed = corner != upper[:, :, columns.second]
+    mixed |= corner != lower[:, :, columns.first]
+    mixed |= corner != lower[:, :, columns.second]
+    # (N, h+1, rows of a cell, w+1, columns of a cell)
+    cells = corner[:, :, None, :, None].repeat(1, 1, len(rows.weights), 1, len(columns.weights))
+    _fill_mixed(cells, mixed, logits, rows, columns)
+    # index_select copies whole rows, gather is quicker at single columns.
+    labels = cells.flatten(3, 4).flatten(1, 2).index_select(1, rows.places)
+    return labels.gather(2, columns.places.expand(*labels.shape[:2], -1))
 
 
-def _source_rows(rows: Tensor, size: int, source: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The two source rows of each output row and the weight of the second (align_corners=False)."""
-    position = ((rows + 0.5) * (source / size) - 0.5).clamp(min=0)
-    lower = position.floor().long().clamp(max=source - 1)
-    return lower, (lower + 1).clamp(max=source - 1), (position - lower).float()
+class _Axis(NamedTuple):
+    """Which pixels lie between which two scores, along one side (align_corners=False).
+
+    Between ``source`` scores, and before the first and behind the last, are ``source + 1`` cells.
+    Each is given room for as many pixels as the fullest has.
+    """
+
+    first: Tensor  # (source + 1): the score before each cell
+    second: Tensor  # (source + 1): the one behind it
+    weights: Tensor  # (room, source + 1): of the second score, for each pixel of a cell
+    places: Tensor  # (size): where each pixel is among all room * (source + 1)
+
+    @classmethod
+    def between(cls, size: int, source: int, like: Tensor) -> _Axis:
+        position = (torch.arange(size, dtype=torch.float64) + 0.5) * (source / size) - 0.5
+        before = position.floor()
+        cell = before.long() + 1
+        offset = torch.arange(size) - torch.searchsorted(cell, cell)
+        room = int(offset.max()) + 1
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        weights = torch.zeros(room, source + 1, dtype=dtype)
+        weights[offset, cell] = (position - before).to(dtype)
+        edges = torch.arange(source + 1)
+        tensors = ((edges - 1).clamp(min=0), edges.clamp(max=source - 1), weights)
+        return cls(*(tensor.to(like.device) for tensor in (*tensors, cell * room + offset)))
+
+
+def _fill_mixed(cells: Tensor, mixed: Tensor, logits: Tensor, rows: _Axis, columns: _Axis) -> None:
+    """Upsample the scores of the cells in ``mixed`` (N,h+1,w+1) and write the best classes."""
+    num_classes, height, width = logits.shape[1:]
+    scores = logits.permute(0, 2, 3, 1).reshape(-1, num_classes)  # no copy of channels_last logits
+    room = len(rows.weights) * len(columns.weights)
+    limit = CHUNK_BYTES.get(logits.device.type, GPU_CHUNK_BYTES)
+    chunk = max(limit // (num_classes * room * rows.weights.element_size()), 64)
+    backwards = torch.arange(num_classes - 1, -1, -1, device=cells.device).view(-1, 1, 1, 1)
+    where = cells.permute(0, 1, 3, 2, 4)  # (N, h+1, w+1, room, room)
+    for part in mixed.nonzero().split(chunk):
+        image, row, column = part.unbind(1)
+        # One row of corners each (k), classes before cells, so that cells lie side by side.
+        top, bottom = ((image * height + edge[row]) * width for edge in (rows.first, rows.second))
+        left, right = columns.first[column], columns.second[column]
+        index = torch.cat((top + left, bottom + left, top + right, bottom + right))
+        corners = scores.index_select(0, index).to(rows.weights.dtype).t().contiguous()
+        corners = corners.view(num_classes, 1, 4, -1)
+        down = rows.weights[:, row]
+        sides = torch.lerp(corners[:, :, 0::2], corners[:, :, 1::2], down[:, None])  # (C,room,2,k)
+        across = columns.weights[:, column]
+        values = torch.lerp(sides[:, :, :1], sides[:, :, 1:], across)  # (C,room,room,k)
+        # As max(0)[1], but each step is vectorised: the first class that has the highest score.
+        ids = num_classes - 1 - values.eq_(values.amax(0)).mul_(backwards).amax(0)
+        where[image, row, column] = ids.to(cells.dtype).permute(2, 0, 1)

@@ -19,6 +19,7 @@ def create_model(
     separable_conv: bool = False,
     aspp_rates: Sequence[int] | None = None,
     backbone_args: Mapping[str, object] | None = None,
+    aux_head: bool = False,
 ) -> DeepLabV3:
     """Build a model by name; see ``list_models``.
 
@@ -27,7 +28,8 @@ def create_model(
     not in the cache, or a file; what was used of it is printed. ``aspp_rates`` default to
     12, 24, 36 at output strides 4 and 8, half of that at 16, a quarter at 32. ``backbone_args``
     are the family's own: ``legacy_padding`` of MobileNetV2, ``fuse_mode`` and
-    ``stem_relu`` of HRNet.
+    ``stem_relu`` of HRNet. ``aux_head`` adds ``model.aux_classifier`` for training, see
+    ``model.low_res_outputs``.
     """
     pretrained = check_pretrained(name, pretrained)
     model = build_model(
@@ -37,6 +39,7 @@ def create_model(
         separable_conv=separable_conv,
         aspp_rates=aspp_rates,
         backbone_args=backbone_args,
+        aux_head=aux_head,
     )
     for line in load_pretrained(model, pretrained):
         print(line)

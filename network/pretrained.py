@@ -9,44 +9,28 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from .backbone import BACKBONES, Backbone
-from .factory import MODELS, build_model, model_parts
+from .backbone import BACKBONES
+from .factory import build_model, model_parts
 from .files import State, is_predecessor_file, read_file, state_of
+from .tensors import (
+    AUX_HEAD,
+    backbone_part,
+    differences,
+    has_aux_head,
+    is_separable,
+    matching_models,
+    num_classes_of,
+    rename,
+    summarise,
+    without_aux_head,
+    without_last_layer,
+)
 from .utils import Normalize
 from .weights import PERMISSIVE, describe, fetch
-
-LAST_LAYER = r"classifier\.classifier\.[34]\."  # of DeepLabV3+, at 3, and of DeepLabV3, at 4
-UNUSED_COUNTER = "num_batches_tracked"  # old files lack it, and nothing is computed from it
-
-
-def rename(state: State, network: type[Backbone], *, prefix: str = "") -> State:
-    """Give the tensors below ``prefix`` the names the family uses."""
-    renamed = {}
-    for key, value in state.items():
-        if key.startswith(prefix):
-            inner = key.removeprefix(prefix)
-            for pattern, replacement in network.renames:
-                inner = re.sub(pattern, replacement, inner)
-            key = prefix + inner
-        renamed[key] = value
-    return renamed
-
-
-def differences(wanted: Mapping[str, Tensor], state: State) -> list[str]:
-    """What keeps ``state`` from fitting a model's tensors, a few words each."""
-    found = [f"no tensor {k}" for k in wanted if k not in state and not k.endswith(UNUSED_COUNTER)]
-    for key, value in state.items():
-        if key not in wanted:
-            found.append(f"{key} is extra")
-        elif value.shape != wanted[key].shape:
-            found.append(f"{key} is {tuple(value.shape)}, not {tuple(wanted[key].shape)}")
-    return found
 
 
 def default_weights(name: str) -> str:
@@ -112,12 +96,9 @@ def load_backbone_weights(model: nn.Module, path: str | Path, *, source: str | N
     content = read_file(path)
     if "mean" in content and "std" in content:  # a checkpoint of ours: what it was trained with
         model.mean, model.std = tuple(content["mean"]), tuple(content["std"])
-    state = state_of(content, source=source)
-    total = len(state)
-    for prefix in ("model.", "backbone."):  # of the HRNet segmentation files; of whole models
-        if any(key.startswith(prefix) for key in state):
-            state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    other_parts = total - len(state)
+    whole = state_of(content, source=source)
+    state = backbone_part(whole)
+    other_parts = len(whole) - len(state)
     classifier = [key for key in state if re.match(network.classifier_keys, key)]
     state = rename({k: v for k, v in state.items() if k not in set(classifier)}, network)
     wanted = model.backbone.state_dict()
@@ -127,8 +108,7 @@ def load_backbone_weights(model: nn.Module, path: str | Path, *, source: str | N
     strays = [key for key in state if key not in wanted and key.split(".")[0] in stages]
     problems = differences(wanted, used) + [f"{key} is extra" for key in strays]
     if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise ValueError(f"{source} does not fit {backbone_name}: {problems[0]}{more}")
+        raise ValueError(f"{source} does not fit {backbone_name}: {summarise(problems, network)}")
     model.backbone.load_state_dict(used, strict=False)
     reasons = {
         "other parts of its model": other_parts,
@@ -136,7 +116,7 @@ def load_backbone_weights(model: nn.Module, path: str | Path, *, source: str | N
         "unknown": len(state) - len(used),
     }
     left_out = [f"{count} ({reason})" for reason, count in reasons.items() if count]
-    report = f"{source}: {len(used)} of {total} tensors used for {backbone_name}"
+    report = f"{source}: {len(used)} of {len(whole)} tensors used for {backbone_name}"
     report += f", left out: {', '.join(left_out)}" if left_out else ""
     trained_with = dict(network.predecessor_args) if is_predecessor_file(content) else {}
     if any(model.build_args["backbone_args"].get(k) != v for k, v in trained_with.items()):
@@ -144,61 +124,27 @@ def load_backbone_weights(model: nn.Module, path: str | Path, *, source: str | N
     return report
 
 
-def num_classes_of(state: State) -> int | None:
-    """Number of classes of a whole model's tensors, or None where there is no classifier."""
-    return next((len(v) for k, v in state.items() if re.fullmatch(LAST_LAYER + "bias", k)), None)
-
-
-def is_separable(state: State) -> bool:
-    """Whether the head's convolutions were converted by ``convert_to_separable_conv``."""
-    return any(key.startswith("classifier.") and ".body.0." in key for key in state)
-
-
-@cache
-def _shapes_of(name: str, *, separable_conv: bool) -> State:
-    """A model's tensors without the last layer's, on the meta device: shapes without memory."""
-    with torch.device("meta"):
-        state = build_model(name, separable_conv=separable_conv).state_dict()
-    return without_last_layer(state)
-
-
-def without_last_layer(state: State) -> State:
-    """All but the tensors whose shape depends on the number of classes."""
-    return {key: value for key, value in state.items() if not re.match(LAST_LAYER, key)}
-
-
-def matching_models(state: State) -> list[str]:
-    """Which models these tensors fit: ``deeplabv3plus_mobilenet (19 classes)`` and the like."""
-    num_classes, separable = num_classes_of(state), is_separable(state)
-    if num_classes is None:
-        return []
-    note = f"({num_classes} classes{', separable_conv' if separable else ''})"
-    matches: list[str] = []
-    misfits = set()  # backbones, which two models share
-    for name, (_, backbone_name) in MODELS.items():
-        if backbone_name in misfits:
-            continue
-        own = rename(state, BACKBONES[backbone_name].network, prefix="backbone.")
-        problems = differences(_shapes_of(name, separable_conv=separable), without_last_layer(own))
-        if not problems:
-            matches.append(f"{name} {note}")
-        elif any("backbone." in problem for problem in problems):
-            misfits.add(backbone_name)
-    return matches
-
-
 def load_model_state(
-    model: nn.Module, state: State, *, source: str, finetune: bool = False
+    model: nn.Module,
+    state: State,
+    *,
+    source: str,
+    finetune: bool = False,
+    classes_hint: str = "",
 ) -> None:
     """Load a whole model's tensors, ours or the predecessor's; ``source`` names them in errors.
 
-    ``finetune`` leaves the last layer as it is, so that the number of classes may differ.
-    Tensors of another model or class count are a ValueError that says what they fit.
+    ``finetune`` leaves the last layer as it is, so that the number of classes may differ. An
+    auxiliary head is left out where the model has none, and stays as it is where the tensors have
+    none. Tensors of another model or class count are a ValueError that says what they fit;
+    ``classes_hint`` is what to do about another class count.
     """
     state = {key.removeprefix("module."): value for key, value in state.items()}
     network = BACKBONES[model_parts(model.name).backbone].network
     state = rename(state, network, prefix="backbone.")
     own = model.state_dict()
+    if has_aux_head(own) != has_aux_head(state):
+        own, state = without_aux_head(own), without_aux_head(state)
     body = without_last_layer(state)
     body_problems = differences(without_last_layer(own), body)
     problems = body_problems if finetune else differences(own, state)
@@ -206,18 +152,17 @@ def load_model_state(
         model.load_state_dict(body if finetune else state, strict=False)
         return
     theirs, ours = num_classes_of(state), num_classes_of(own)
-    if theirs != ours and not body_problems:
+    if theirs not in (None, ours) and not body_problems:
         raise ValueError(
-            f"{source} has {theirs} classes, but {model.name} was built for {ours}; "
-            "--finetune loads all but the final classifier"
+            f"{source} has {theirs} classes, but {model.name} was built for {ours}"
+            + (f"; {classes_hint}" if classes_hint else "")
         )
     this = model.name + (" with separable_conv" if is_separable(own) else "")
-    if matches := matching_models(state):
+    only_aux_head = all(AUX_HEAD in problem for problem in problems)
+    if not only_aux_head and (matches := matching_models(state)):
         raise ValueError(f"{source} does not fit {this}; it fits: {', '.join(matches)}")
-    raise ValueError(
-        f"{source} does not fit {this}, nor any other model: {problems[0]}"
-        f" ({len(problems)} such tensors)"
-    )
+    reason = summarise(body_problems or problems, network)
+    raise ValueError(f"{source} does not fit {this}, nor any other model: {reason}")
 
 
 def predecessor_build_args(name: str, state: State) -> dict[str, object]:
@@ -263,7 +208,8 @@ def load_checkpoint(
     """Rebuild the model a checkpoint holds, in eval mode, on the CPU.
 
     The model gets the attributes ``class_names`` (tuple), ``palette`` (uint8 (256,3)) and
-    ``normalize``. ``output_stride`` and ``build_args``, where not None, go before what the
+    ``normalize``. Its weights are the averaged ones, if the checkpoint has them; an auxiliary head
+    is left out. ``output_stride`` and ``build_args``, where not None, go before what the
     checkpoint says. A checkpoint of the predecessor does not say what it holds: it needs ``name``,
     and has None for names and palette.
     """
@@ -277,6 +223,7 @@ def load_checkpoint(
     if stored is not None and name not in (None, stored):
         raise ValueError(f"{path} holds {stored}, not {name}")
     args = predecessor_build_args(name, state) if stored is None else content.get("build_args", {})
+    args = {**args, "aux_head": False}  # it serves training only
     given = {**(build_args or {}), **({"output_stride": output_stride} if output_stride else {})}
     model = build_model(stored or name, **merge_build_args(args, given))
     load_model_state(model, state, source=str(path))

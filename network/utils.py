@@ -44,14 +44,28 @@ class IntermediateLayerGetter(nn.ModuleDict):
 class SimpleSegmentationModel(nn.Module):
     """Images (N,3,H,W), normalised -> logits (N,C,H,W), for any H and W from 33 up."""
 
-    def __init__(self, backbone: nn.Module, classifier: nn.Module) -> None:
+    def __init__(
+        self, backbone: nn.Module, classifier: nn.Module, aux_classifier: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.classifier = classifier
+        self.aux_classifier = aux_classifier
 
     def low_res_logits(self, x: Tensor) -> Tensor:
         """Logits (N,C,h,w) as the head gives them, before they are upsampled to the image."""
         return self.classifier(self.backbone(x))
+
+    def low_res_outputs(self, x: Tensor) -> dict[str, Tensor]:
+        """``{"out": low_res_logits(x)}``, and in training ``"aux"``, if there is such a head.
+
+        Each is (N,C,h,w) of its own size.
+        """
+        features = self.backbone(x)
+        outputs = {"out": self.classifier(features)}
+        if self.training and self.aux_classifier is not None:
+            outputs["aux"] = self.aux_classifier(features["aux"])
+        return outputs
 
     def forward(self, x: Tensor) -> Tensor:
         logits = self.low_res_logits(x)

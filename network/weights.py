@@ -8,7 +8,11 @@ file is compared with the hash its source states.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import huggingface_hub
@@ -20,6 +24,8 @@ from huggingface_hub.utils import logging as hub_logging
 from .backbone import Weights
 
 PERMISSIVE = frozenset({"apache-2.0", "bsd-3-clause", "mit"})
+# Seconds until a silent server counts as out of reach; huggingface_hub would try six times.
+PATIENCE = 5
 
 
 class DamagedFileError(ValueError):
@@ -75,7 +81,14 @@ def _from_hub(weights: Weights) -> Path:
     """A file of a hub repository."""
     # It tells of every try; what matters of them is in our error.
     hub_logging.set_verbosity_error()
-    path = huggingface_hub.hf_hub_download(weights.source, weights.file, revision=weights.revision)
+    where = {"repo_id": weights.source, "filename": weights.file, "revision": weights.revision}
+    path = huggingface_hub.try_to_load_from_cache(**where)
+    if not isinstance(path, str):  # None, or its mark for "there is no such file"
+        url = huggingface_hub.hf_hub_url(**where)
+        asked = os.environ.get("HF_HUB_ETAG_TIMEOUT")
+        huggingface_hub.get_hf_file_metadata(url, timeout=float(asked or PATIENCE))
+        print(f"fetching {weights.source}/{weights.file}", flush=True)
+        path = huggingface_hub.hf_hub_download(**where)
     blob = Path(path).resolve()
     # The cache names large files by their SHA-256; where it has no links, there is no such name.
     if re.fullmatch(r"[0-9a-f]{64}", blob.name):
@@ -96,10 +109,22 @@ def _from_url(weights: Weights) -> Path:
     digits = re.search(r"-([0-9a-f]{8,})\.", path.name)[1]
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        print(f"fetching {url} to {path}")
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=digits)
+        print(f"fetching {url} to {path}", flush=True)
+        with _socket_timeout(2 * PATIENCE):  # by itself, it would wait for ever
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=digits)
     _check(path, digits)
     return path
+
+
+@contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    """Give up a connection, of those made inside, on which nothing comes for so long."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def _check(path: Path, digits: str) -> None:

@@ -46,3 +46,10 @@ def voc_args(tiny_voc: Path, tmp_path: Path) -> Callable[..., list[str]]:
         return [*small.split(), *short.split(), *places, *more]
 
     return build
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs without curves.png and confusion.png, which take as long as a few tiny steps."""
+    for name in ("save_curves", "save_confusion"):
+        monkeypatch.setattr(f"utils.figures.{name}", lambda *_: None)

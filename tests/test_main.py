@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -19,25 +18,14 @@ from PIL import Image
 
 import main
 import network
-
-ROOT = Path(__file__).parent.parent
-NAME = "deeplabv3plus_mobilenet_voc_os16"
-Args = Callable[..., list[str]]
-
-
-def history(folder: Path) -> list[dict]:
-    """The lines of a run's history without what depends on the machine's speed."""
-    lines = (folder / NAME / "history.jsonl").read_text().splitlines()
-    return [
-        {k: v for k, v in json.loads(line).items() if k not in ("images/s", "data wait")}
-        for line in lines
-    ]
+from tests.helpers import NAME, ROOT, Args, history, run_command, same
 
 
 def test_training_leaves_what_the_manual_says(voc_args: Args, tmp_path: Path, capsys) -> None:
     assert main.main(voc_args("--save_val_results")) == 0
     out = tmp_path / "out"
-    assert {path.name for path in out.iterdir()} == {f"latest_{NAME}.pth", f"best_{NAME}.pth", NAME}
+    kept = {f"latest_{NAME}.pth", f"latest_{NAME}.1.pth", f"best_{NAME}.pth", NAME}
+    assert {path.name for path in out.iterdir()} == kept
     expected = {
         "options.json",
         "history.jsonl",
@@ -152,24 +140,6 @@ def test_starting_from_weights_begins_at_step_0(voc_args: Args, tmp_path: Path, 
 # --- going on ------------------------------------------------------------------------------------
 
 
-def run_command(arguments: list[str], *, code: str = "", wait: bool = True):
-    """`python main.py` as its own process, one thread; ``code`` runs before it."""
-    script = f"import sys; {code}\nimport main; sys.exit(main.main(sys.argv[1:]))"
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, *arguments],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    if wait:
-        output, error = process.communicate(timeout=300)
-        return process.returncode, output, error
-    return process
-
-
 # Each kills the process, as a power cut would, at one kind of moment.
 KILLS = {
     "in mid-epoch": """
@@ -191,23 +161,12 @@ torch.save = half""",
     "between best and latest": """
 import os, signal
 from utils import checkpoint
-save = checkpoint.save
-def second(state, path):
-    save(state, path)
+latest = checkpoint.save_latest
+def second(state, files, **options):
     if state['cur_itrs'] == 4: os.kill(os.getpid(), signal.SIGKILL)
-checkpoint.save = second""",
+    latest(state, files, **options)
+checkpoint.save_latest = second""",
 }
-
-
-def same(one: object, two: object) -> bool:
-    """Whether two checkpoints hold the same, to the last bit."""
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, two)
-    if isinstance(one, dict):
-        return one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(two) and all(map(same, one, two))
-    return one == two
 
 
 @pytest.fixture(scope="module")

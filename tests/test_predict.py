@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import predict
 from datasets.base import read_image
 from datasets.voc import VOCSegmentation
 from network import create_model
+from network.inference import predict_labels
 
 SIZE = (48, 40)  # W, H
 
@@ -193,6 +195,38 @@ def test_files_are_replaced_only_the_predecessors_way(
     assert np.array_equal(np.array(Image.open(source)), picture)
 
 
+def test_a_full_disk_leaves_no_half_overlay(call, picture, tmp_path: Path, capsys) -> None:
+    """The system refuses to write past a limit, as it does on a full disk."""
+    source, masks = tmp_path / "x.png", tmp_path / "masks"
+    Image.fromarray(picture).save(source)
+    assert call(source, "--overlay") == 0
+    before = {path.name: path.read_bytes() for path in masks.iterdir()}
+    assert len(before["x.png"]) + 100 < len(before["x_overlay.jpg"])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before["x.png"]) + 50, hard))
+    try:
+        again = call(source, "--overlay", "--save_val_results_to", str(masks))
+        anew = call(source, "--overlay", "--output", str(tmp_path / "new"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (again, anew) == (2, 2)
+    assert "File too large" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in masks.iterdir()} == before
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["x.png"]
+
+
+def test_averaged_weights_are_said(ckpt: str, call, picture, tmp_path: Path, capsys) -> None:
+    source, averaged = tmp_path / "x.png", tmp_path / "averaged.pth"
+    Image.fromarray(picture).save(source)
+    state = torch.load(ckpt)
+    torch.save(state | {"ema_state": state["model_state"]}, averaged)
+    line = "deeplabv3plus_mobilenet{}, 21 classes, on cpu: 1 images"
+    assert call(source) == 0
+    assert capsys.readouterr().out.splitlines()[0] == line.format("")
+    assert call(source, "--ckpt", str(averaged), "--output", str(tmp_path / "m2")) == 0
+    assert capsys.readouterr().out.splitlines()[0] == line.format(" with averaged weights")
+
+
 def test_masks_inside_the_input_are_not_taken_for_images(call, picture, tmp_path: Path) -> None:
     source = tmp_path / "in"
     source.mkdir()
@@ -209,6 +243,47 @@ def test_crop_val_predicts_the_centre(model, call, picture, tmp_path: Path) -> N
     assert call(source, "--crop_val", "--crop_size", "40") == 0
     found = np.array(Image.open(tmp_path / "masks" / "x.png"))
     assert np.array_equal(found, expected_labels(model, picture[:, 4:44].copy()))
+
+
+def test_large_images_are_predicted_in_tiles(call, tmp_path: Path, monkeypatch) -> None:
+    source = tmp_path / "x.png"
+    Image.new("RGB", (130, 70)).save(source)
+    seen = []
+
+    def watch(model: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        seen.append(tuple(inputs[0].shape[-2:]))
+
+    def watched(*args, **settings) -> torch.Tensor:
+        args[0].backbone.register_forward_pre_hook(watch)
+        return predict_labels(*args, **settings)
+
+    monkeypatch.setattr(predict, "predict_labels", watched)
+    assert call(source, "--val_tile", "64") == 0
+    # Windows at 0 and 32 down, 0, 32, 64 and 96 across.
+    assert seen == [(rows, columns) for rows in (64, 38) for columns in (64, 64, 64, 34)]
+    assert Image.open(tmp_path / "masks" / "x.png").size == (130, 70)
+
+
+@pytest.mark.parametrize("given", [(), ("--val_tile", "512")])
+def test_running_out_of_memory_names_the_flag(
+    given: tuple[str, ...], call, picture, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    source = tmp_path / "x.png"
+    Image.fromarray(picture).save(source)
+    too_much = 2**47
+    monkeypatch.setattr(predict, "predict_labels", lambda *_, tile: torch.empty(too_much))
+    assert call(source, *given) == 2
+    *_, line = capsys.readouterr().err.splitlines()
+    tile = 256 if given else 769
+    assert line == f"predict.py: error: out of memory; predict in tiles: --val_tile {tile}"
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision(precision: str, model, call, picture, tmp_path: Path) -> None:
+    source = tmp_path / "x.png"
+    Image.fromarray(picture).save(source)
+    assert call(source, "--precision", precision) == 0
+    assert np.array(Image.open(tmp_path / "masks" / "x.png")).shape == (SIZE[1], SIZE[0])
 
 
 def test_the_predecessors_checkpoint_needs_its_flags(call, picture, tmp_path: Path, capsys) -> None:

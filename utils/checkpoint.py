@@ -7,9 +7,12 @@ A checkpoint is one dict of tensors and plain values that says everything `predi
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,8 @@ import torch
 HARMLESS = frozenset(
     "num_workers val_batch_size download list_models markdown ckpt finetune pretrained test_only "
     "continue_training output_dir overwrite save_val_results save_interval print_interval "
-    "val_interval device gpu_id enable_vis vis_port vis_env vis_num_samples".split()
+    "val_interval device gpu_id enable_vis vis_port vis_env vis_num_samples keep_checkpoints "
+    "cache skip_bad_files check_data early_stop max_bad_steps val_tile".split()
 )
 
 
@@ -39,6 +43,27 @@ class RunFiles:
     def best(self) -> Path:
         return self.output_dir / f"best_{self.name}.pth"
 
+    def _numbered(self) -> dict[int, Path]:
+        """latest_<name>.1.pth, the one before the latest, .2, .. as far as they are there."""
+        found = {}
+        for path in self.output_dir.glob(f"latest_{glob.escape(self.name)}.*.pth"):
+            number = path.name.removeprefix(f"latest_{self.name}.").removesuffix(".pth")
+            if number.isdecimal():
+                found[int(number)] = path
+        return dict(sorted(found.items()))
+
+    @property
+    def earlier(self) -> list[Path]:
+        """The checkpoints before :attr:`latest` that are kept, newest first."""
+        return list(self._numbered().values())
+
+    def _checkpoints(self) -> list[Path]:
+        return [self.latest, *self.earlier, self.best]
+
+    def _temporaries(self) -> list[Path]:
+        """What a save left that was killed."""
+        return [_temporary(path) for path in (self.latest, self.best)]
+
     @property
     def folder(self) -> Path:
         """Options, history, pictures and results."""
@@ -52,13 +77,15 @@ class RunFiles:
     def owns(self, path: str | Path) -> bool:
         """Whether ``path`` is one of the run's own files, which --overwrite deletes."""
         path, folder = Path(path).resolve(), self.folder.resolve()
-        return path in (self.latest.resolve(), self.best.resolve()) or folder in path.parents
+        own = {checkpoint.resolve() for checkpoint in self._checkpoints()}
+        return path in own or folder in path.parents
 
     def refuse_overwriting(self) -> None:
         """Raise ValueError if an earlier run of this name left anything here."""
-        for path in (self.latest, self.best, self.history):
+        going_on = self.latest.exists() or self.earlier
+        for path in (*self._checkpoints(), self.history):
             if path.exists():
-                go_on = "go on with --continue_training, " if self.latest.exists() else ""
+                go_on = "go on with --continue_training, " if going_on else ""
                 raise ValueError(
                     f"{path} exists already: {go_on}replace the earlier run with --overwrite, or "
                     "choose another --output_dir"
@@ -70,19 +97,111 @@ class RunFiles:
             self.folder.unlink()
         elif self.folder.exists():
             shutil.rmtree(self.folder)
-        for path in (self.latest, self.best):
+        for path in (*self._checkpoints(), *self._temporaries()):
             path.unlink(missing_ok=True)
+
+    def tidy(self, start: str | Path | None = None) -> None:
+        """Remove what a killed save left, and make ``start``, an earlier latest, the latest.
+
+        The damaged files that are newer than it go: kept, they would push the good ones out.
+        """
+        for path in self._temporaries():
+            path.unlink(missing_ok=True)
+        earlier = self.earlier
+        if start is not None and Path(start) in earlier:
+            os.replace(start, self.latest)
+            for path in earlier[: earlier.index(Path(start))]:
+                path.unlink()
+
+    def rotate(self, keep: int) -> None:
+        """Put the latest and those before it one place back; ``keep`` counts the one to come.
+
+        At every moment there is a latest, and the earlier ones are in their order.
+        """
+        for number, path in reversed(self._numbered().items()):
+            if number + 1 < keep:
+                os.replace(path, path.with_name(f"latest_{self.name}.{number + 1}.pth"))
+            else:
+                path.unlink()
+        if keep < 2 or not self.latest.exists():
+            return
+        first = self.latest.with_name(f"latest_{self.name}.1.pth")
+        try:
+            os.link(self.latest, first)
+        except OSError:  # no hard links here (exFAT, some network drives)
+            shutil.copyfile(self.latest, _temporary(first))
+            os.replace(_temporary(first), first)
+
+
+def newest_readable(
+    files: RunFiles, *, read: Callable[[Path], dict[str, Any]]
+) -> tuple[Path, dict[str, Any], list[str]]:
+    """The newest latest checkpoint that is whole: its path, its content, and what to say.
+
+    ``read`` raises ValueError or OSError for a file it can't read.
+    Raises FileNotFoundError if there is none at all, ValueError if all are damaged.
+    """
+    paths = [path for path in (files.latest, *files.earlier) if path.exists()]
+    if not paths:
+        raise FileNotFoundError(
+            f"no checkpoint {files.latest} to continue from: nothing was saved there yet; "
+            "give --ckpt FILE, or start anew without --continue_training"
+        )
+    notes = []
+    for path in paths:
+        try:
+            _check_sums(path)
+            saved = read(path)
+        except (ValueError, OSError) as error:
+            notes.append(str(error))
+            continue
+        if notes:
+            notes.append(f"going on from the one before, {path}, at step {saved.get('cur_itrs')}")
+        return path, saved, notes
+    other = files.best if files.best.exists() else "FILE"
+    raise ValueError(f"{'; '.join(notes)}; give --ckpt {other}, or start anew with --overwrite")
+
+
+def _check_sums(path: Path) -> None:
+    """Raise ValueError if a byte has changed, which torch.load does not notice."""
+    if not zipfile.is_zipfile(path):
+        return  # cut short, or of an old torch: its reader will tell
+    try:
+        with zipfile.ZipFile(path) as archive:
+            whole = archive.testzip() is None
+    except Exception:  # whatever damaged entries make the reader raise
+        whole = False
+    if not whole:
+        raise ValueError(f"{path} is damaged or cut short")
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(path.name + ".tmp")
 
 
 def save(state: Mapping[str, Any], path: Path) -> None:
-    """Write ``state`` so that ``path`` holds the old file or the new one, never half of either."""
+    """Write ``state`` so that ``path`` holds the old file or the new one, never half of either.
+
+    Raises OSError, with the old file whole, where the disk is full: the run can go on.
+    """
+    _replace(state, path, before=lambda: None)
+
+
+def save_latest(state: Mapping[str, Any], files: RunFiles, *, keep: int = 2) -> None:
+    """As :func:`save`; of the latest checkpoints the ``keep`` newest stay, this one included."""
+    _replace(state, files.latest, before=lambda: files.rotate(keep))
+
+
+def _replace(state: Mapping[str, Any], path: Path, *, before: Callable[[], None]) -> None:
+    """Write beside ``path``; when all is on the disk, call ``before`` and put it in place."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = _temporary(path)
     try:
         with open(temporary, "wb") as file:
             torch.save(dict(state), file)
             file.flush()
             os.fsync(file.fileno())
+        before()
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
@@ -91,8 +210,15 @@ def save(state: Mapping[str, Any], path: Path) -> None:
         raise
     if os.name == "posix":  # the new name itself must survive a power cut
         folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
+        with suppress(OSError):  # some network drives can't; the file is in place
+            os.fsync(folder)
         os.close(folder)
+
+
+def is_finite(state: Mapping[str, Any]) -> bool:
+    """Whether weights and statistics of a checkpoint are numbers; waits for the device."""
+    tensors = [*state["model_state"].values(), *state.get("ema_state", {}).values()]
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
 def rng_state() -> dict[str, Any]:
@@ -162,7 +288,8 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], 
     if not same_sizes or ("betas" in now[0]) != ("betas" in then[0]):
         raise ValueError(
             f"{path}: its optimizer state does not suit {type(optimizer).__name__} here; "
-            "give the --optimizer it was trained with, or leave out --continue_training"
+            "give the --optimizer, --no_decay_norm_bias and --aux_loss it was trained with, or "
+            "leave out --continue_training"
         )
     groups = [{**new, "params": old["params"]} for new, old in zip(now, then, strict=True)]
     optimizer.load_state_dict({"state": state["state"], "param_groups": groups})

@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 import os
+import pickle
+import re
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+Result = TypeVar("Result")
+
+# One process may fetch or write for long while the others wait. A dead one is noticed at once all
+# the same: its connections close.
+PATIENCE = timedelta(days=1)
+
+# How long the others wait for a gradient while the main process saves.
+SLOW_SAVE = timedelta(hours=2)
+
+# What gloo, NCCL and the store say of a process that is gone; a fault here reads differently.
+PEER_FAILURE = re.compile(
+    r"connection (was )?(likely )?(closed|reset|refused|lost)|broken pipe|timed out|timeout"
+    r"|remote process|ncclRemoteError|got 0 bytes",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -18,10 +40,17 @@ class World:
     rank: int
     size: int
     device: torch.device
+    local_size: int = 1  # processes on this machine
+    control: dist.ProcessGroup | None = None  # on the CPU, so that flags wait for no GPU
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
+
+    @property
+    def sync_batchnorm(self) -> bool:
+        """Whether BatchNorm counts the images of all processes; torch can't on the CPU."""
+        return self.size > 1 and self.device.type == "cuda"
 
     def say(self, text: str) -> None:
         """Print ``text``, in one process."""
@@ -29,27 +58,73 @@ class World:
             print(text, flush=True)
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """``model`` with gradients averaged over processes; unchanged in a world of one."""
+        """``model`` with gradients averaged over processes; unchanged in a world of one.
+
+        Wrap anew when parameters start to be trained that were not before.
+        """
         if self.size == 1:
             return model
-        if self.device.type == "cuda":
+        if self.sync_batchnorm:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return nn.parallel.DistributedDataParallel(
-            model, device_ids=[self.device.index] if self.device.type == "cuda" else None
-        )
+        devices = [self.device.index] if self.device.type == "cuda" else None
+        with warnings.catch_warnings():
+            # torch 2.15 has another name for it, which those before don't know.
+            warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
+            # Training reads no buffer; share_buffers() gives out rank 0's before they count.
+            return nn.parallel.DistributedDataParallel(
+                model, device_ids=devices, broadcast_buffers=False
+            )
+
+    def shares_gradients(self, model: nn.Module, now: bool) -> AbstractContextManager[Any]:
+        """Around the passes of one of a step's batches: the last one's (``now``) exchange all."""
+        return nullcontext() if now or self.size == 1 else model.no_sync()
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Sum of ``value`` over the processes, without waiting for the device."""
+        if self.size == 1:
+            return value
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
 
     def mean(self, value: Tensor) -> Tensor:
         """Mean of ``value`` over the processes."""
-        if self.size > 1:
-            dist.all_reduce(value)
-        return value / self.size
+        return self.sum(value) / self.size
+
+    def any(self, flag: bool) -> bool:
+        """Whether ``flag`` is set in any process; waits for the processes, not for their GPUs."""
+        if self.size == 1:
+            return flag
+        flags = torch.tensor(int(flag))
+        dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self.control)
+        return bool(flags)
 
     def gather(self, value: Any) -> list[Any]:
         """``value`` of every process, by rank, in all of them."""
         values = [value] * self.size
         if self.size > 1:
-            dist.all_gather_object(values, value)
+            dist.all_gather_object(values, value, group=self.control)
         return values
+
+    def main_first(self, function: Callable[[], Result]) -> Result:
+        """``function()`` in the main process, then in the others, which find what it fetched.
+
+        An OSError or ValueError in one process is raised in all, and none is left waiting.
+        """
+        result, failure = None, None
+        for turn in (True, False):
+            if self.is_main == turn:
+                try:
+                    result = function()
+                except (OSError, ValueError) as error:
+                    failure = error
+            failures = self.gather(None if failure is None else _portable(failure))
+            first = next((rank for rank, other in enumerate(failures) if other is not None), None)
+            if first is not None:
+                error = failure or failures[first]
+                error.speaker = first
+                raise error
+        return result
 
     def share_buffers(self, model: nn.Module) -> None:
         """Give every process the BatchNorm statistics of rank 0, so that all validate alike."""
@@ -60,11 +135,41 @@ class World:
     def wait(self) -> None:
         """Return when every process is here."""
         if self.size > 1:
-            dist.barrier()
+            dist.barrier(group=self.control)
 
-    def close(self) -> None:
-        if self.size > 1:
-            dist.destroy_process_group()
+
+def _portable(error: OSError | ValueError) -> OSError | ValueError:
+    """``error`` itself if it survives being sent to another process, else one of the same text."""
+    try:
+        pickle.loads(pickle.dumps(error))
+        return error
+    except Exception:  # whatever an exception class that can't be sent raises
+        return OSError(str(error)) if isinstance(error, OSError) else ValueError(str(error))
+
+
+def speaks(error: BaseException) -> bool:
+    """Whether this process is the one to print ``error``, which others may have met too.
+
+    What main_first() shared is the first one's that failed; else one process a machine speaks,
+    since files may be missing on one machine only.
+    """
+    speaker = getattr(error, "speaker", None)
+    if speaker is None:
+        return int(os.environ.get("LOCAL_RANK", 0)) == 0
+    return speaker == int(os.environ.get("RANK", 0))
+
+
+def close() -> None:
+    """Leave the world, if this process is in one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def is_peer_failure(error: BaseException) -> bool:
+    """Whether ``error`` only says that another process of the run is gone."""
+    if not isinstance(error, RuntimeError) or int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return False
+    return bool(PEER_FAILURE.search(str(error)))
 
 
 def pick_device(device: str, gpu_id: str, *, local_rank: int, torchrun_hint: str) -> torch.device:
@@ -93,6 +198,10 @@ def pick_device(device: str, gpu_id: str, *, local_rank: int, torchrun_hint: str
     if chosen.index is None:
         index = local_rank if "LOCAL_RANK" in os.environ else int(gpu_id)
         chosen = torch.device("cuda", index)
+    elif int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1:
+        raise ValueError(
+            f"--device {device}: all processes of this machine on one GPU; use --device cuda"
+        )
     if chosen.index >= torch.cuda.device_count():
         raise ValueError(
             f"GPU {chosen.index}: this machine shows {torch.cuda.device_count()}; "
@@ -107,6 +216,10 @@ def start(device: str, gpu_id: str, *, torchrun_hint: str) -> World:
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     chosen = pick_device(device, gpu_id, local_rank=local_rank, torchrun_hint=torchrun_hint)
-    if size > 1:
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-    return World(rank, size, chosen)
+    if size == 1:
+        return World(rank, size, chosen)
+    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=SLOW_SAVE)
+    control = dist.new_group(backend="gloo", timeout=PATIENCE)
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return World(rank, size, chosen, local_size=local_size, control=control)

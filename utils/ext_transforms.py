@@ -1,78 +1,64 @@
 """Joint transforms of an image and its label, and the training and validation pipelines.
 
-Each takes (image, label, rng) and gives both back. What is random is drawn from `rng` alone, never
-from a global generator, so that a sample looks the same whichever worker makes it. Images are
-interpolated bilinearly, labels take the nearest pixel. Where a picture is padded, the label gets
-255 (ignored) and the image the fill colour. Sizes are (H, W), or one int for a square.
+Each takes (image, label, rng) and gives both back: arrays for arrays, PIL pictures for PIL
+pictures. What is random is drawn from `rng` alone, never from a global generator, so that a sample
+looks the same whichever worker makes it; called without one, a fresh generator is used. Ranges,
+probabilities and rounding are those of torchvision.transforms.v2. Images are interpolated
+bilinearly, labels, which are uint8, take the nearest pixel. Where a picture is padded, the label
+gets 255 (ignored) and the image the fill colour. Sizes are (H, W), or one int for a square.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import functional
 
-Pair = tuple[Image.Image, Image.Image]
-Rng = np.random.Generator
-Size = int | tuple[int, int]
-Color = tuple[int, int, int]
+from utils.color_jitter import ExtColorJitter
+from utils.joint_transform import (
+    IGNORE,
+    MEAN_COLOR,
+    Color,
+    JointTransform,
+    Picture,
+    Rng,
+    Size,
+    check_bilinear,
+    check_size,
+    cut,
+    resize,
+    scaled_length,
+)
+from utils.random_crop import ExtRandomCrop, ExtRandomScaleCrop, check_scale
 
-MEAN_COLOR: Color = (124, 116, 104)  # ImageNet's mean
-IGNORE = 255
-
-
-def _check_size(size: Size) -> tuple[int, int]:
-    height, width = (size, size) if isinstance(size, int) else size
-    if height < 1 or width < 1:
-        raise ValueError(f"size must be at least 1 pixel, got {size}")
-    return height, width
-
-
-def _check_scale(scale: Sequence[float]) -> tuple[float, float]:
-    low, high = scale
-    if not 0 < low <= high or not math.isfinite(high):
-        raise ValueError(f"scale must be 0 < low <= high, got ({low}, {high})")
-    return low, high
-
-
-def _scaled(size: tuple[int, int], factor: float) -> tuple[int, int]:
-    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
-
-
-def _resize(image: Image.Image, label: Image.Image, width: int, height: int) -> Pair:
-    size = (width, height)
-    return (
-        image.resize(size, Image.Resampling.BILINEAR),
-        label.resize(size, Image.Resampling.NEAREST),
-    )
-
-
-def _crop(
-    image: Image.Image, label: Image.Image, left: int, top: int, size: tuple[int, int], fill: Color
-) -> Pair:
-    """Cut `size` (H, W) at (left, top); what lies outside the picture is padding."""
-    height, width = size
-    if 0 <= left and 0 <= top and left + width <= image.width and top + height <= image.height:
-        box = (left, top, left + width, top + height)
-        return image.crop(box), label.crop(box)
-    image_canvas = Image.new("RGB", (width, height), fill)
-    label_canvas = Image.new("L", (width, height), IGNORE)
-    image_canvas.paste(image, (-left, -top))
-    label_canvas.paste(label, (-left, -top))
-    return image_canvas, label_canvas
-
-
-def _random_offset(available: int, wanted: int, rng: Rng) -> int:
-    """Uniform start of a window; negative, also uniform, where the picture is smaller than it."""
-    spare = available - wanted
-    offset = int(rng.integers(0, abs(spare) + 1))
-    return offset if spare >= 0 else -offset
+__all__ = [
+    "IGNORE",
+    "MEAN_COLOR",
+    "ExtCenterCrop",
+    "ExtColorJitter",
+    "ExtCompose",
+    "ExtLambda",
+    "ExtNormalize",
+    "ExtPILToTensor",
+    "ExtPad",
+    "ExtRandomCrop",
+    "ExtRandomHorizontalFlip",
+    "ExtRandomRotation",
+    "ExtRandomScale",
+    "ExtRandomScaleCrop",
+    "ExtRandomVerticalFlip",
+    "ExtResize",
+    "ExtScale",
+    "ExtToTensor",
+    "JointTransform",
+    "train_transform",
+    "val_transform",
+]
 
 
 class ExtCompose:
@@ -81,178 +67,211 @@ class ExtCompose:
     def __init__(self, transforms: Sequence[Callable[..., Any]]) -> None:
         self.transforms = list(transforms)
 
-    def __call__(self, image: Image.Image, label: Image.Image, rng: Rng | None = None) -> Any:
+    def __call__(self, image: Any, label: Any, rng: Rng | None = None) -> tuple[Any, Any]:
         rng = np.random.default_rng() if rng is None else rng
         for transform in self.transforms:
             image, label = transform(image, label, rng)
         return image, label
 
-
-class ExtRandomScaleCrop:
-    """Scale by a uniform factor and crop at a uniform position, padding where it is too small.
-
-    Same distribution as ExtRandomScale and ExtRandomCrop, but only the part of the picture that
-    ends up in the crop is resized: on large pictures this is most of the time saved.
-    """
-
-    def __init__(
-        self,
-        size: Size,
-        scale: tuple[float, float] = (0.5, 2.0),
-        image_fill: Color = MEAN_COLOR,
-    ) -> None:
-        self.size = _check_size(size)
-        self.scale = _check_scale(scale)
-        self.image_fill = image_fill
-
-    def __call__(self, image: Image.Image, label: Image.Image, rng: Rng | None = None) -> Pair:
-        rng = np.random.default_rng() if rng is None else rng
-        full_width, full_height = _scaled(image.size, rng.uniform(*self.scale))
-        top = _random_offset(full_height, self.size[0], rng)
-        left = _random_offset(full_width, self.size[1], rng)
-        height, width = min(full_height, self.size[0]), min(full_width, self.size[1])
-        # The window in the scaled picture, taken back to where its pixels come from.
-        per_x, per_y = image.width / full_width, image.height / full_height
-        first_x, first_y = max(left, 0), max(top, 0)
-        box = (
-            first_x * per_x,
-            first_y * per_y,
-            min((first_x + width) * per_x, image.width),  # rounding may pass the edge
-            min((first_y + height) * per_y, image.height),
-        )
-        image = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
-        label = label.resize((width, height), Image.Resampling.NEAREST, box=box)
-        return _crop(image, label, min(left, 0), min(top, 0), self.size, self.image_fill)
+    def __repr__(self) -> str:
+        lines = "".join(f"\n    {transform}" for transform in self.transforms)
+        return f"{type(self).__name__}({lines}\n)"
 
 
-class ExtRandomScale:
+class ExtRandomScale(JointTransform):
     """Scale the whole picture by a uniform factor."""
 
-    def __init__(self, scale: tuple[float, float] = (0.5, 2.0)) -> None:
-        self.scale = _check_scale(scale)
-
-    def __call__(self, image: Image.Image, label: Image.Image, rng: Rng | None = None) -> Pair:
-        rng = np.random.default_rng() if rng is None else rng
-        return _resize(image, label, *_scaled(image.size, rng.uniform(*self.scale)))
-
-
-class ExtRandomCrop:
-    """Cut a window at a uniform position; a picture smaller than it needs `pad_if_needed`."""
-
     def __init__(
-        self, size: Size, pad_if_needed: bool = False, image_fill: Color = MEAN_COLOR
+        self,
+        scale_range: tuple[float, float] = (0.5, 2.0),
+        interpolation: int = Image.Resampling.BILINEAR,
     ) -> None:
-        self.size = _check_size(size)
-        self.pad_if_needed = pad_if_needed
-        self.image_fill = image_fill
+        self.scale_range = check_scale(scale_range)
+        check_bilinear(interpolation)
 
-    def __call__(self, image: Image.Image, label: Image.Image, rng: Rng | None = None) -> Pair:
-        rng = np.random.default_rng() if rng is None else rng
-        height, width = self.size
-        if not self.pad_if_needed and (image.height < height or image.width < width):
-            raise ValueError(
-                f"crop {width}x{height} is larger than the {image.width}x{image.height} image; "
-                "use a smaller size or pad_if_needed=True"
-            )
-        top = _random_offset(image.height, height, rng)
-        left = _random_offset(image.width, width, rng)
-        return _crop(image, label, left, top, self.size, self.image_fill)
+    def apply(self, image: np.ndarray, label: np.ndarray, rng: Rng) -> Picture:
+        factor = rng.uniform(*self.scale_range)
+        height, width = (scaled_length(side, factor) for side in image.shape[:2])
+        return resize(image, label, (height, width))
 
 
-class ExtResize:
+class ExtScale(ExtRandomScale):
+    """Scale the whole picture by a fixed factor."""
+
+    def __init__(self, scale: float, interpolation: int = Image.Resampling.BILINEAR) -> None:
+        super().__init__((scale, scale), interpolation)
+
+
+class ExtResize(JointTransform):
     """Resize to (H, W); an int is the new length of the shorter side."""
 
-    def __init__(self, size: Size) -> None:
-        _check_size(size)
+    def __init__(self, size: Size, interpolation: int = Image.Resampling.BILINEAR) -> None:
+        check_bilinear(interpolation)
+        check_size(size)
         self.size = size
 
-    def __call__(self, image: Image.Image, label: Image.Image, rng: Rng | None = None) -> Pair:
+    def apply(self, image: np.ndarray, label: np.ndarray, rng: Rng) -> Picture:
         if isinstance(self.size, int):
-            shorter = min(image.size)
-            width, height = (max(1, side * self.size // shorter) for side in image.size)
+            sides = image.shape[:2]
+            height, width = (max(1, side * self.size // min(sides)) for side in sides)
         else:
             height, width = self.size
-        return _resize(image, label, width, height)
+        return resize(image, label, (height, width))
 
 
-class ExtCenterCrop:
+class ExtCenterCrop(JointTransform):
     """Cut the middle; a smaller picture is padded."""
 
-    def __init__(self, size: Size, image_fill: Color = MEAN_COLOR) -> None:
-        self.size = _check_size(size)
+    def __init__(self, size: Size, *, image_fill: Color = MEAN_COLOR) -> None:
+        self.size = check_size(size)
         self.image_fill = image_fill
 
-    def __call__(self, image: Image.Image, label: Image.Image, rng: Rng | None = None) -> Pair:
-        left = (image.width - self.size[1]) // 2
-        top = (image.height - self.size[0]) // 2
-        return _crop(image, label, left, top, self.size, self.image_fill)
+    def apply(self, image: np.ndarray, label: np.ndarray, rng: Rng) -> Picture:
+        top, left = (
+            round(spare / 2) if spare >= 0 else -(-spare // 2)
+            for spare in (image.shape[0] - self.size[0], image.shape[1] - self.size[1])
+        )
+        return cut(image, label, left=left, top=top, size=self.size, image_fill=self.image_fill)
 
 
-class ExtRandomHorizontalFlip:
-    """Mirror left and right with probability p."""
+class ExtPad(JointTransform):
+    """Pad on all sides, evenly, until `diviser` divides height and width."""
+
+    def __init__(self, diviser: int = 32, *, image_fill: Color = MEAN_COLOR) -> None:
+        if diviser < 1:
+            raise ValueError(f"diviser must be 1 or more, got {diviser}")
+        self.diviser = diviser
+        self.image_fill = image_fill
+
+    def apply(self, image: np.ndarray, label: np.ndarray, rng: Rng) -> Picture:
+        size = tuple(-(-side // self.diviser) * self.diviser for side in image.shape[:2])
+        return ExtCenterCrop(size, image_fill=self.image_fill).apply(image, label, rng)
+
+
+class _RandomFlip(JointTransform):
+    axis: int  # as OpenCV counts: 0 turns upside down, 1 left to right
 
     def __init__(self, p: float = 0.5) -> None:
+        if not 0 <= p <= 1:
+            raise ValueError(f"p must be a probability, 0..1, got {p}")
         self.p = p
 
-    def __call__(self, image: Image.Image, label: Image.Image, rng: Rng | None = None) -> Pair:
-        rng = np.random.default_rng() if rng is None else rng
+    def apply(self, image: np.ndarray, label: np.ndarray, rng: Rng) -> Picture:
         if rng.random() < self.p:
-            flip = Image.Transpose.FLIP_LEFT_RIGHT
-            return image.transpose(flip), label.transpose(flip)
+            return cv2.flip(image, self.axis), cv2.flip(label, self.axis)
         return image, label
 
 
-class ExtColorJitter:
-    """Change brightness, contrast and saturation by factors in 1-x..1+x, and hue by -x..x.
+class ExtRandomHorizontalFlip(_RandomFlip):
+    """Mirror left and right with probability p."""
 
-    In random order. Hue is at most 0.5, half the colour circle. The label stays as it is.
+    axis = 1
+
+
+class ExtRandomVerticalFlip(_RandomFlip):
+    """Turn upside down with probability p."""
+
+    axis = 0
+
+
+class ExtRandomRotation(JointTransform):
+    """Turn counter-clockwise by a uniform angle, about the centre or the pixel `center` (x, y).
+
+    `degrees` is the range, or x for -x..x. `resample` is how Pillow turns the image. `expand` makes
+    the picture as large as what was turned.
     """
 
     def __init__(
         self,
-        brightness: float = 0.0,
-        contrast: float = 0.0,
-        saturation: float = 0.0,
-        hue: float = 0.0,
+        degrees: float | tuple[float, float],
+        resample: int = Image.Resampling.BILINEAR,
+        expand: bool = False,
+        center: tuple[float, float] | None = None,
+        *,
+        image_fill: Color = MEAN_COLOR,
     ) -> None:
-        if min(brightness, contrast, saturation) < 0 or not 0 <= hue <= 0.5:
+        low, high = (-degrees, degrees) if isinstance(degrees, int | float) else degrees
+        if not low <= high:
+            raise ValueError(f"degrees must be 0 or more, or low <= high, got {degrees}")
+        if resample not in (Image.NEAREST, Image.BILINEAR, Image.BICUBIC):
             raise ValueError(
-                "brightness, contrast and saturation must be 0 or more, hue 0..0.5; "
-                f"got {brightness}, {contrast}, {saturation}, {hue}"
+                f"resample must be Image.NEAREST, BILINEAR or BICUBIC, got {resample!r}"
             )
-        self.adjustments = [
-            (functional.adjust_brightness, max(0.0, 1 - brightness), 1 + brightness),
-            (functional.adjust_contrast, max(0.0, 1 - contrast), 1 + contrast),
-            (functional.adjust_saturation, max(0.0, 1 - saturation), 1 + saturation),
-            (functional.adjust_hue, -hue, hue),
+        self.degrees = (low, high)
+        self.resample = Image.Resampling(resample)
+        self.expand = expand
+        self.center = center
+        self.image_fill = image_fill
+
+    def apply(self, image: np.ndarray, label: np.ndarray, rng: Rng) -> Picture:
+        angle = rng.uniform(*self.degrees)
+        turned = [
+            Image.fromarray(plane).rotate(
+                angle, resampling, expand=self.expand, center=self.center, fillcolor=fill
+            )
+            for plane, resampling, fill in (
+                (image, self.resample, self.image_fill),
+                (label, Image.Resampling.NEAREST, IGNORE),
+            )
         ]
-
-    def __call__(self, image: Image.Image, label: Image.Image, rng: Rng | None = None) -> Pair:
-        rng = np.random.default_rng() if rng is None else rng
-        for number in rng.permutation(len(self.adjustments)):
-            adjust, low, high = self.adjustments[number]
-            if low < high:  # an adjustment of no strength is left out
-                image = adjust(image, rng.uniform(low, high))
-        return image, label
+        return np.asarray(turned[0]), np.asarray(turned[1])
 
 
-class ExtPILToTensor:
-    """Image -> (3, H, W) and label -> (H, W), both uint8."""
+class ExtLambda(JointTransform):
+    """Give the image to a function, as it is; the label stays."""
 
-    def __call__(
-        self, image: Image.Image, label: Image.Image, rng: Rng | None = None
-    ) -> tuple[Tensor, Tensor]:
-        pixels = torch.from_numpy(np.array(image))  # (H, W, 3)
-        return pixels.permute(2, 0, 1).contiguous(), torch.from_numpy(np.array(label))
+    def __init__(self, lambd: Callable[[Any], Any]) -> None:
+        self.lambd = lambd
+
+    def __call__(self, image: Any, label: Any, rng: Rng | None = None) -> tuple[Any, Any]:
+        return self.lambd(image), label
+
+
+class ExtPILToTensor(JointTransform):
+    """Image -> (3, H, W) and label -> (H, W), both uint8 tensors of their own."""
+
+    def apply(self, image: np.ndarray, label: np.ndarray, rng: Rng) -> tuple[Tensor, Tensor]:
+        pixels = torch.empty(3, *image.shape[:2], dtype=torch.uint8)
+        cv2.split(image, list(pixels.numpy()))  # fills them; several times as fast as permute()
+        return pixels, torch.from_numpy(np.array(label, order="C"))
+
+
+class ExtToTensor(JointTransform):
+    """Image -> (3, H, W) float32, in 0..1 if `normalize` and else 0..255, and label -> (H, W)."""
+
+    def __init__(self, normalize: bool = True, target_type: str = "uint8") -> None:
+        self.normalize = normalize
+        self.target_type = target_type
+
+    def apply(self, image: np.ndarray, label: np.ndarray, rng: Rng) -> tuple[Tensor, Tensor]:
+        pixels, _ = ExtPILToTensor().apply(image, label, rng)
+        pixels = pixels.float().div(255) if self.normalize else pixels.float()
+        return pixels, torch.from_numpy(np.array(label, dtype=self.target_type, order="C"))
+
+
+class ExtNormalize(JointTransform):
+    """(image - mean) / std for each channel of a float tensor (C, H, W)."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.mean = tuple(mean)
+        self.std = tuple(std)
+
+    def apply(self, image: Tensor, label: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
+        mean, std = (image.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
+        return (image - mean) / std, label
 
 
 def train_transform(
-    crop_size: int, *, scale_range: tuple[float, float] = (0.5, 2.0), color_jitter: float = 0.0
+    crop_size: int,
+    *,
+    scale_range: tuple[float, float] = (0.5, 2.0),
+    color_jitter: float = 0.0,
+    cat_max_ratio: float = 1.0,
 ) -> ExtCompose:
     """Random scale and crop, colour jitter of the given strength, flip; uint8 tensors out."""
     return ExtCompose(
         [
-            ExtRandomScaleCrop(crop_size, scale_range),
+            ExtRandomScaleCrop(crop_size, scale_range, cat_max_ratio=cat_max_ratio),
             ExtColorJitter(color_jitter, color_jitter, color_jitter),
             ExtRandomHorizontalFlip(),
             ExtPILToTensor(),

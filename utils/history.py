@@ -18,6 +18,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +33,11 @@ def write_file(path: Path, data: bytes) -> None:
     """Write ``data`` under a temporary name and rename it, so that no half file is ever seen."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def save_png(image: np.ndarray, path: Path) -> None:
@@ -130,9 +134,17 @@ class History:
         return json.dumps(plain(entry), allow_nan=False, ensure_ascii=False) + "\n"
 
     def _append(self, entry: Mapping[str, object]) -> None:
-        self._file.write(self._line(entry))
-        self._file.flush()
-        os.fsync(self._file.fileno())  # no checkpoint may outlive the lines before it
+        before = os.fstat(self._file.fileno()).st_size
+        try:
+            self._file.write(self._line(entry))
+            self._file.flush()
+            os.fsync(self._file.fileno())  # no checkpoint may outlive the lines before it
+        except OSError as error:  # the disk is full: leave no half line for the next one
+            with suppress(OSError):
+                self._file.close()
+            os.truncate(self.path, before)
+            self._file = open(self.path, "a", encoding="utf-8")
+            raise OSError(f"a line of {self.path}: {error}") from error
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line with the values of a step; "step" and "table" are no value names."""

@@ -1,8 +1,7 @@
-"""Pixel losses averaged over the labelled pixels alone.
+"""Cross entropy and focal loss of full-size logits, averaged over the labelled pixels alone.
 
 Ignored pixels change neither value nor gradient, and a batch without a labelled pixel gives 0
-with zero gradients. Each loss is a sum and a count (`sums`), so that several processes can add
-both before dividing.
+with zero gradients. What training uses, and all other losses, is in utils/criterion.py.
 """
 
 from __future__ import annotations
@@ -11,82 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-LOSSES = ("cross_entropy", "focal_loss")
-
-
-def _checked(
-    logits: Tensor, labels: Tensor, weight: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Give logits in at least float32, labels as int64, weights like the logits."""
-    if logits.ndim < 2 or labels.shape != logits.shape[:1] + logits.shape[2:]:
-        raise ValueError(
-            f"logits are {tuple(logits.shape)} and labels {tuple(labels.shape)}; "
-            "they must be (N, C, H, W) and (N, H, W)"
-        )
-    if labels.is_floating_point():
-        raise ValueError(f"labels are of type {labels.dtype}; give integer class ids")
-    if weight is not None and len(weight) != logits.shape[1]:
-        raise ValueError(
-            f"{len(weight)} class weights for {logits.shape[1]} classes; give one per class"
-        )
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        logits = logits.float()
-    return logits, labels.long(), None if weight is None else weight.to(logits)
-
-
-def _labelled_weight(labels: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:
-    """The number of labelled pixels, or the sum of their class weights; without a device wait."""
-    labelled = labels != ignore_index
-    if weight is None:
-        return labelled.sum()
-    return (weight[torch.where(labelled, labels, 0)] * labelled).sum()
-
-
-def cross_entropy_sums(
-    logits: Tensor, labels: Tensor, *, weight: Tensor | None = None, ignore_index: int = 255
-) -> tuple[Tensor, Tensor]:
-    """Sum the cross entropy over labelled pixels, and what to divide it by for their mean.
-
-    logits (N, C, ...) of any float type, labels (N, ...) of any integer type. The second is the
-    number of labelled pixels or, with weights, the sum of their weights.
-    """
-    logits, labels, weight = _checked(logits, labels, weight)
-    total = F.cross_entropy(
-        logits, labels, weight=weight, ignore_index=ignore_index, reduction="sum"
-    )
-    return total, _labelled_weight(labels, weight, ignore_index)
-
-
-def focal_sums(
-    logits: Tensor,
-    labels: Tensor,
-    *,
-    gamma: float = 2.0,
-    alpha: float = 1.0,
-    weight: Tensor | None = None,
-    ignore_index: int = 255,
-) -> tuple[Tensor, Tensor]:
-    """Sum alpha * w_y * (1 - p_y)**gamma * -log(p_y); otherwise as cross_entropy_sums.
-
-    Lin et al., Focal Loss for Dense Object Detection, 2017, with the softmax's p_y.
-    """
-    logits, labels, weight = _checked(logits, labels, weight)
-    # 0 at ignored pixels, with zero gradient.
-    cross_entropy = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
-    # A power below 1 has no finite slope at 0, where p_y is 1; the clamp gives it slope 0 there.
-    missing = (-torch.expm1(-cross_entropy)).clamp(min=torch.finfo(logits.dtype).tiny)
-    focal = alpha * missing**gamma * cross_entropy
-    if weight is not None:
-        focal = focal * weight[torch.where(labels != ignore_index, labels, 0)]
-    return focal.sum(), _labelled_weight(labels, weight, ignore_index)
-
-
-def mean_from_sums(total: Tensor, count: Tensor) -> Tensor:
-    """Divide; 0, with the graph intact, where nothing was counted."""
-    return total / torch.where(count > 0, count, 1)
+from .loss_functions import cross_entropy_sum, focal_sum, labelled_weight, mean_from_sums
 
 
 class CrossEntropyLoss(nn.Module):
@@ -94,17 +20,14 @@ class CrossEntropyLoss(nn.Module):
 
     def __init__(self, weight: Tensor | None = None, ignore_index: int = 255) -> None:
         super().__init__()
-        self.register_buffer("weight", _class_weights(weight), persistent=False)
+        self.register_buffer("weight", checked_class_weights(weight), persistent=False)
         self.ignore_index = ignore_index
 
-    def sums(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The sum over labelled pixels, and what divides it."""
-        return cross_entropy_sums(
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        total = cross_entropy_sum(
             logits, labels, weight=self.weight, ignore_index=self.ignore_index
         )
-
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return mean_from_sums(*self.sums(logits, labels))
+        return mean_from_sums(total, labelled_weight(labels, self.weight, self.ignore_index))
 
 
 class FocalLoss(nn.Module):
@@ -123,19 +46,15 @@ class FocalLoss(nn.Module):
         weight: Tensor | None = None,
     ) -> None:
         super().__init__()
-        if not (0 <= gamma < float("inf") and 0 < alpha < float("inf")):
-            raise ValueError(
-                f"focal loss with gamma {gamma}, alpha {alpha}; gamma must be >= 0 and alpha > 0"
-            )
+        check_focal(gamma=gamma, alpha=alpha)
         self.alpha = alpha
         self.gamma = gamma
         self.size_average = size_average
         self.ignore_index = ignore_index
-        self.register_buffer("weight", _class_weights(weight), persistent=False)
+        self.register_buffer("weight", checked_class_weights(weight), persistent=False)
 
-    def sums(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The sum over labelled pixels, and what divides it for their mean."""
-        return focal_sums(
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        total = focal_sum(
             logits,
             labels,
             gamma=self.gamma,
@@ -143,13 +62,21 @@ class FocalLoss(nn.Module):
             weight=self.weight,
             ignore_index=self.ignore_index,
         )
+        if not self.size_average:
+            return total
+        return mean_from_sums(total, labelled_weight(labels, self.weight, self.ignore_index))
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        total, count = self.sums(logits, labels)
-        return mean_from_sums(total, count) if self.size_average else total
+
+def check_focal(*, gamma: float, alpha: float) -> None:
+    """Raise ValueError where these make no focal loss."""
+    if not (0 <= gamma < float("inf") and 0 < alpha < float("inf")):
+        raise ValueError(
+            f"focal loss with gamma {gamma}, alpha {alpha}; gamma must be >= 0 and alpha > 0"
+        )
 
 
-def _class_weights(weight: Tensor | None) -> Tensor | None:
+def checked_class_weights(weight: Tensor | None) -> Tensor | None:
+    """``weight``, or ValueError where it is no finite number >= 0 per class."""
     if weight is None:
         return None
     weight = weight.detach()
@@ -166,12 +93,12 @@ def create_loss(
     class_weights: Tensor | None = None,
     ignore_index: int = 255,
 ) -> CrossEntropyLoss | FocalLoss:
-    """Build the loss `name`, one of LOSSES; the focal numbers are for focal_loss alone."""
+    """Build cross_entropy or focal_loss; the focal numbers are for the second alone."""
     if name == "cross_entropy":
         return CrossEntropyLoss(class_weights, ignore_index)
     if name == "focal_loss":
         return FocalLoss(focal_alpha, focal_gamma, ignore_index=ignore_index, weight=class_weights)
-    raise ValueError(f"unknown loss {name!r}; choose from {', '.join(LOSSES)}")
+    raise ValueError(f"unknown loss {name!r}; choose from cross_entropy, focal_loss")
 
 
 def read_class_weights(path: str, class_names: Sequence[str]) -> Tensor | None:

@@ -2,24 +2,56 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
 
-def create_optimizer(
-    name: str, model: nn.Module, *, lr: float, backbone_lr_mult: float, weight_decay: float
-) -> torch.optim.Optimizer:
-    """SGD with momentum 0.9, or AdamW; the backbone learns at ``backbone_lr_mult * lr``.
+def parameter_groups(
+    model: nn.Module, *, lr: float, backbone_lr_mult: float, no_decay_norm_bias: bool
+) -> list[dict[str, Any]]:
+    """Backbone, then all the rest at ``lr``: the predecessor's order, so that its states fit.
 
-    The order of the groups and of the parameters in them is the predecessor's, so that its
-    optimizer states fit.
+    With ``no_decay_norm_bias`` each is split in two: weights, then what has one dimension at most
+    (scales and shifts of normalisation layers, and biases), which gets no weight decay.
     """
-    groups = [
-        {"params": list(model.backbone.parameters()), "lr": backbone_lr_mult * lr},
-        {"params": list(model.classifier.parameters()), "lr": lr},
-    ]
+    backbone = list(model.backbone.parameters())
+    own = set(map(id, backbone))
+    head = [parameter for parameter in model.parameters() if id(parameter) not in own]
+    groups = []
+    for parameters, group_lr in ((backbone, backbone_lr_mult * lr), (head, lr)):
+        if not no_decay_norm_bias:
+            groups.append({"params": parameters, "lr": group_lr})
+            continue
+        weights = [parameter for parameter in parameters if parameter.ndim > 1]
+        others = [parameter for parameter in parameters if parameter.ndim <= 1]
+        groups.append({"params": weights, "lr": group_lr})
+        groups.append({"params": others, "lr": group_lr, "weight_decay": 0.0})
+    return groups
+
+
+def create_optimizer(
+    name: str,
+    model: nn.Module,
+    *,
+    lr: float,
+    backbone_lr_mult: float,
+    weight_decay: float,
+    no_decay_norm_bias: bool = False,
+    fused: bool = False,
+) -> torch.optim.Optimizer:
+    """SGD with momentum 0.9, or AdamW; the last group's lr is the head's.
+
+    ``fused`` is one kernel for the whole update, which :class:`utils.bad_steps.BadSteps` can skip
+    without waiting for the device.
+    """
+    groups = parameter_groups(
+        model, lr=lr, backbone_lr_mult=backbone_lr_mult, no_decay_norm_bias=no_decay_norm_bias
+    )
+    kernel = fused or None  # None: torch chooses among the others
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=0.9, weight_decay=weight_decay)
+        return torch.optim.SGD(groups, lr, momentum=0.9, weight_decay=weight_decay, fused=kernel)
     if name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)
+        return torch.optim.AdamW(groups, lr, weight_decay=weight_decay, fused=kernel)
     raise ValueError(f"unknown optimizer {name!r}: must be sgd or adamw")

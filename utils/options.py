@@ -8,9 +8,6 @@ files: ``python main.py @recipes/NAME.txt --lr 0.02`` (one or more flags a line,
 from __future__ import annotations
 
 import dataclasses
-import re
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_type_hints
@@ -24,7 +21,9 @@ class DataOptions:
 
     data_root: str = option("./datasets/data", "folder of the data set")
     dataset: str = option(
-        "voc", "which data set; shapes needs no files", choices=("voc", "cityscapes", "shapes")
+        "voc",
+        "which data set; folder is your own, shapes needs no files",
+        choices=("voc", "cityscapes", "folder", "shapes"),
     )
     num_classes: int | None = option(
         None, "outputs of the network, up to 255; the data set's own number if not given", minimum=2
@@ -35,6 +34,24 @@ class DataOptions:
         choices=("2012_aug", "2012", "2011", "2010", "2009", "2008", "2007"),
     )
     download: bool = option(False, "fetch the data set first (VOC; Cityscapes needs a login)")
+    train_split: str = option(
+        "train",
+        "what to train on: trainval is train and val, train_extra is Cityscapes' coarse images",
+        choices=("train", "trainval", "train_extra"),
+    )
+    val_fraction: float = option(
+        0.1, "share of a folder without split folders that validates", minimum=0.0
+    )
+    split_file: str | None = option(
+        None, "FILE with a line `train|val|test name` an image, for a folder without split folders"
+    )
+    cache: str | None = option(
+        None, "folder that keeps decoded images and labels (Cityscapes: 25 GB), shared by runs"
+    )
+    check_data: bool = option(
+        False, "read every file, print a table of what is in them, and stop; 1 if it is no good"
+    )
+    skip_bad_files: bool = option(False, "go on without files that can't be read, and say how many")
     crop_size: int = option(513, "side of the square training crop, pixels", minimum=33)
     crop_val: bool = option(
         False,
@@ -44,11 +61,18 @@ class DataOptions:
     scale_range: tuple[float, float] = option(
         (0.5, 2.0), "random scale of training images, from and to", nargs=2, minimum=0.05
     )
-    batch_size: int = option(16, "training images per step, all processes together", minimum=1)
+    cat_max_ratio: float = option(
+        1.0, "redraw a crop while one class fills more of it than this share", minimum=0.0
+    )
+    batch_size: int = option(16, "training images at a time, all processes together", minimum=1)
     val_batch_size: int | None = option(
         None, "validation images per step (default: 4 with --crop_val, else 1)", minimum=1
     )
-    num_workers: int = option(2, "loader processes; 0 loads in the main process", minimum=0)
+    num_workers: int | None = option(
+        None,
+        "loader processes of each process; 0 loads in the process itself (default: by its cores)",
+        minimum=0,
+    )
 
 
 @dataclass(frozen=True)
@@ -92,11 +116,25 @@ class OptimOptions:
     backbone_lr_mult: float = option(0.1, "the backbone's learning rate over --lr", minimum=0.0)
     optimizer: str = option("sgd", "sgd has momentum 0.9", choices=("sgd", "adamw"))
     weight_decay: float = option(1e-4, "weight decay", minimum=0.0)
-    lr_policy: str = option("poly", "learning rate policy", choices=("poly", "step"))
+    no_decay_norm_bias: bool = option(False, "no weight decay on normalisation and biases")
+    clip_grad_norm: float | None = option(
+        None, "largest norm of a step's gradients (default: no clipping)", minimum=0.0
+    )
+    grad_accumulation: int = option(
+        1, "batches whose gradients are added for one step; --batch_size counts one", minimum=1
+    )
+    lr_policy: str = option("poly", "learning rate policy", choices=("poly", "step", "cosine"))
     step_size: int = option(10_000, "steps after which --lr_policy step divides by 10", minimum=1)
     warmup_itrs: int = option(0, "steps of linear learning-rate warm-up", minimum=0)
     loss_type: str = option(
-        "cross_entropy", "loss function", choices=("cross_entropy", "focal_loss")
+        "cross_entropy",
+        "cross_entropy, focal_loss, ohem, dice, lovasz, or a mix: cross_entropy:1,dice:0.5",
+    )
+    label_smoothing: float = option(
+        0.0, "share of the target spread over all classes (cross_entropy, ohem)", minimum=0.0
+    )
+    aux_loss: float = option(
+        0.0, "weight of a second loss on the stage before last; 0 is none, 0.4 usual", minimum=0.0
     )
     focal_gamma: float = option(
         2.0, "focusing of focal_loss; the predecessor's 0 is cross entropy", minimum=0.0
@@ -104,11 +142,28 @@ class OptimOptions:
     focal_alpha: float = option(1.0, "factor of focal_loss", minimum=0.0)
     class_weights: str = option(
         "none",
-        "loss weight of each class: none, or a FILE with a line `weight  class name` a class",
-        metavar="{none,FILE}",
+        "loss weight of each class: none, auto (median frequency, counted once), or a FILE with a "
+        "line `weight  class name` a class",
+        metavar="{none,auto,FILE}",
     )
     precision: str = option(
-        "fp32", "arithmetic of the network: fp32, or bf16 autocast", choices=("fp32", "bf16")
+        "fp32",
+        "arithmetic of the network; bf16 and fp16 are autocast, tf32 is for GPUs",
+        choices=("fp32", "tf32", "bf16", "fp16"),
+    )
+    compile: bool = option(False, "compile the training network with torch.compile")
+    ema: float = option(
+        0.0,
+        "decay of averaged weights, which then are validated and predicted with; 0 is none",
+        minimum=0.0,
+    )
+    freeze_bn: bool = option(False, "keep all BatchNorm statistics as they are")
+    freeze_backbone_itrs: int = option(0, "steps at the start that train the head alone", minimum=0)
+    max_bad_steps: int = option(
+        10, "NaN or infinite losses in a row that are skipped before the run stops", minimum=0
+    )
+    early_stop: int | None = option(
+        None, "stop after so many validations without a better mean IoU", minimum=1
     )
 
 
@@ -128,8 +183,18 @@ class RunOptions:
     save_interval: int | None = option(
         None, "steps between saves of the latest checkpoint (default: --val_interval)", minimum=1
     )
+    keep_checkpoints: int = option(
+        2,
+        "how many latest checkpoints to keep; an older one stands in for a damaged one",
+        minimum=1,
+    )
     print_interval: int = option(10, "steps between reports of the loss", minimum=1)
     val_interval: int = option(100, "steps between validations", minimum=1)
+    val_tile: int | None = option(
+        None,
+        "validate in overlapping tiles of this side, where whole images do not fit",
+        minimum=64,
+    )
     random_seed: int = option(1, "seed of weights, data order and augmentation", minimum=0)
     device: str = option("auto", "auto, cpu, cuda, cuda:N or mps")
     gpu_id: str = option("0", "which GPU; for several, start main.py with torchrun")
@@ -166,11 +231,14 @@ class PredictOptions:
     overlay: bool = option(False, "also save <name>_overlay.jpg, the mask blended over the image")
     device: str = option("auto", "auto, cpu, cuda, cuda:N or mps")
     gpu_id: str = option("0", "which GPU")
-    precision: str = option("fp32", "arithmetic of the network", choices=("fp32", "bf16"))
+    precision: str = option("fp32", "arithmetic of the network", choices=("fp32", "bf16", "fp16"))
     crop_val: bool = option(
         False, "resize the shorter side to --crop_size and predict its centre crop only"
     )
     crop_size: int = option(513, "side of the crop of --crop_val, pixels", minimum=33)
+    val_tile: int | None = option(
+        None, "predict in overlapping tiles of this side, where whole images do not fit", minimum=64
+    )
 
 
 @dataclass(frozen=True)
@@ -217,57 +285,3 @@ def flat(options: Options) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def command_line(argv: Sequence[str] | None = None) -> str:
-    """The command as the user could type it again."""
-    return shlex.join(["python", "main.py", *(sys.argv[1:] if argv is None else argv)])
-
-
-# Options that do something only where another has this value.
-ONLY_WITH = {
-    "markdown": ("list_models", True),
-    "year": ("dataset", "voc"),
-    "download": ("dataset", "voc"),
-    "step_size": ("lr_policy", "step"),
-    "focal_gamma": ("loss_type", "focal_loss"),
-    "focal_alpha": ("loss_type", "focal_loss"),
-    "vis_port": ("enable_vis", True),
-    "vis_env": ("enable_vis", True),
-}
-
-
-# Options that do nothing beside another one.
-NOT_WITH = {
-    "pretrained": ("ckpt", "continue_training"),
-    "overwrite": ("test_only",),
-    "continue_training": ("test_only",),
-}
-
-
-def without_effect(options: Options) -> list[str]:
-    """A line for each option that was given but does nothing beside the others."""
-    now = flat(options)
-    defaults = {
-        field.name: field.default
-        for group in get_type_hints(Options).values()
-        for field in dataclasses.fields(group)
-    }
-    given = {name for name, value in now.items() if value != _plain(defaults[name])}
-    lines = [
-        f"--{name} has no effect without --{other}" + ("" if value is True else f" {value}")
-        for name, (other, value) in ONLY_WITH.items()
-        if name in given and now[other] != value
-    ]
-    return lines + [
-        f"--{name} has no effect with --{other}"
-        for name, others in NOT_WITH.items()
-        for other in others
-        if {name, other} <= given
-    ]
-
-
-def torchrun_command(command: str, gpu_ids: str) -> str:
-    """``command`` started with torchrun, one process for each of ``gpu_ids`` (as in "0,1")."""
-    arguments = re.sub(r"\s--gpu_id(=|\s+)\S+", "", command).removeprefix("python ")
-    return f"torchrun --nproc_per_node {gpu_ids.count(',') + 1} {arguments}"

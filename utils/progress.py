@@ -17,6 +17,8 @@ T = TypeVar("T")
 def plain_warnings() -> None:
     """Show warnings as one line each, for people who did not write the code."""
     warnings.formatwarning = lambda message, *_: f"note: {message}\n"
+    # Where fp16's scaler leaves out the very first update, torch takes that for a mistake.
+    warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler\.step\(\)` before")
 
 
 def say(text: str) -> None:
@@ -68,8 +70,13 @@ class Progress:
         self._restart()
         return result
 
-    def report(self, step: int, values: dict[str, float]) -> None:
-        """Show ``values`` (loss, lr, images/s, data wait) of ``step`` on the bar or as a line."""
+    def report(self, step: int, values: dict[str, float], *, num_bad: int = 0) -> None:
+        """Show ``values`` (loss, lr, images/s, data wait) of ``step`` on the bar or as a line.
+
+        ``num_bad`` is the number of steps left out for a NaN or infinite loss.
+        """
+        if num_bad and not self.quiet:
+            say(f"step {step}: {num_bad} step(s) left out, their loss was NaN or infinite")
         shown = (
             f"loss {values['loss']:.4f}  lr {values['lr']:.2e}  {values['images/s']:.1f} images/s"
         )

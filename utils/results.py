@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import secrets
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +13,28 @@ from PIL import Image
 from .figures import overlay
 
 
+def save_image(path: Path, image: Image.Image) -> None:
+    """Write a .jpg or .png under a temporary name and rename it: whole, or not there at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Short: the name itself may be as long as allowed. Random: other nodes write here too.
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    buffer = io.BytesIO()  # Pillow, writing to files itself, misses that a disk got full
+    if path.suffix == ".jpg":
+        image.save(buffer, format="JPEG", quality=92)
+    else:
+        image.save(buffer, format="PNG")
+    try:
+        temporary.write_bytes(buffer.getvalue())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def save_mask(path: Path, labels: np.ndarray, palette: np.ndarray) -> None:
     """Write class ids (H,W) uint8 as a PNG that holds the ids and shows the palette's colours."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(np.ascontiguousarray(labels, dtype=np.uint8))
     image.putpalette(palette.astype(np.uint8).tobytes())
-    temporary = path.with_name(f".{os.getpid()}.tmp")  # short: the name may be as long as allowed
-    image.save(temporary, format="PNG")
-    os.replace(temporary, path)
+    save_image(path, image)
 
 
 def save_result(
@@ -37,5 +53,6 @@ def save_result(
     """
     save_mask(folder / f"{name}_target.png", target, palette)
     save_mask(folder / f"{name}_pred.png", prediction, palette)
-    Image.fromarray(image).save(folder / f"{name}_image.png")
-    Image.fromarray(overlay(image, prediction, palette)).save(folder / f"{name}_overlay.png")
+    save_image(folder / f"{name}_image.png", Image.fromarray(image))
+    blended = overlay(image, prediction, palette)
+    save_image(folder / f"{name}_overlay.png", Image.fromarray(blended))

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 import datasets
 import network
-from utils import checkpoint, distributed, history, options
-from utils.ext_transforms import train_transform, val_transform
-from utils.loss import create_loss, read_class_weights
+from datasets.loader import TrainSampler, train_loader, val_loader
+from utils import checkpoint, checks, commands, distributed, history, options
+from utils import data as run_data
+from utils.criterion import Criterion, create_criterion
+from utils.engine import Standing, Update, create_update
+from utils.memory import keep_freed_memory
 from utils.model import backbone_bn_momentum, build_model, load_pretrained
-from utils.optimizer import create_optimizer
-from utils.scheduler import create_scheduler
+from utils.signals import ignore_interrupts
 from utils.utils import set_bn_momentum
+
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -29,30 +36,66 @@ class Run:
     world: distributed.World
     model: nn.Module
     normalize: nn.Module
-    criterion: nn.Module
-    train_set: datasets.SegmentationDataset | None  # None with --test_only
-    val_set: datasets.SegmentationDataset
+    criterion: Criterion
+    update: Update
+    data: dict[str, datasets.SegmentationDataset]  # "train" but with --test_only, and "val"
+    num_workers: int
     class_names: list[str]
     files: checkpoint.RunFiles
     saved: dict[str, Any]  # the checkpoint started from, or empty
+    start: Path | None  # its file
     bn_momentum: float
-    optimizer: torch.optim.Optimizer
-    scheduler: Any
     notes: list[str]  # what the user should know, one line each
+
+    @cached_property
+    def val_loader(self) -> DataLoader:
+        """This process's validation images; its workers stay."""
+        data = self.opts.data
+        return val_loader(
+            self.val_set,
+            range(self.world.rank, len(self.val_set), self.world.size),
+            batch_size=data.val_batch_size or (4 if data.crop_val else 1),
+            num_workers=self.num_workers,
+            pin_memory=self.world.device.type == "cuda",
+            worker_init=ignore_interrupts,
+        )
+
+    def train_loader(self, start_step: int) -> tuple[TrainSampler, DataLoader]:
+        """This process's training batches from ``start_step`` to the end, and their order."""
+        sampler = TrainSampler(
+            len(self.data["train"]),
+            self.opts.data.batch_size,
+            seed=self.opts.run.random_seed,
+            start_step=start_step,
+            total_steps=self.opts.optim.total_itrs,
+            accumulation=self.opts.optim.grad_accumulation,
+            rank=self.world.rank,
+            world_size=self.world.size,
+        )
+        return sampler, train_loader(
+            self.data["train"],
+            sampler,
+            num_workers=self.num_workers,
+            pin_memory=self.world.device.type == "cuda",
+            worker_init=ignore_interrupts,
+        )
+
+    @property
+    def val_set(self) -> datasets.SegmentationDataset:
+        return self.data["val"]
 
     def autocast(self) -> torch.autocast:
         """The arithmetic of --precision."""
-        enabled = self.opts.optim.precision == "bf16"
-        return torch.autocast(self.world.device.type, torch.bfloat16, enabled=enabled)
+        return autocast(self.world.device, self.opts.optim.precision)
 
     def network_input(self, images: Tensor) -> Tensor:
         """uint8 (N,3,H,W) -> normalised, on the device, channels last: faster on CPU and GPU."""
         images = self.normalize(images.to(self.world.device, non_blocking=True))
         return images.contiguous(memory_format=torch.channels_last)
 
-    def state(self, step: int, best_score: float, rng_states: list[Any]) -> dict[str, Any]:
-        """The checkpoint of ``step``: all that `predict.py` and --continue_training need."""
-        model = self.model
+    def state(self, standing: Standing, rng_states: list[Any]) -> dict[str, Any]:
+        """The checkpoint of this moment: all that `predict.py` and --continue_training need."""
+        model, weights = self.model, self.criterion.weight
         return {
             "format": network.files.FORMAT,
             "model_name": model.name,
@@ -62,58 +105,41 @@ class Run:
             "mean": list(model.mean),
             "std": list(model.std),
             "model_state": model.state_dict(),
-            "optimizer_state": self.optimizer.state_dict(),
-            "scheduler_state": self.scheduler.state_dict(),
-            "cur_itrs": step,
-            "best_score": best_score,
+            **self.update.state(),
+            "cur_itrs": standing.step,
+            "best_score": standing.best_score,
+            "best_itrs": standing.best,
+            "num_worse": standing.num_worse,
             "bn_momentum": self.bn_momentum,
+            "class_weights": None if weights is None else weights.tolist(),
             "rng": rng_states,
             "num_threads": torch.get_num_threads(),
+            "num_train": len(self.data["train"]),
             "options": options.flat(self.opts),
             "command": self.command,
         }
 
 
-def _check_request(opts: options.Options, world_size: int) -> None:
-    """Raise ValueError for options that make no sense together."""
-    num_known = len(datasets.DATASETS[opts.data.dataset].class_names)
-    if opts.data.num_classes is not None and opts.data.num_classes < num_known:
-        raise ValueError(
-            f"--num_classes {opts.data.num_classes}: {opts.data.dataset} has {num_known} classes; "
-            "leave it out, or give at least as many"
-        )
-    if opts.data.num_classes is not None and opts.data.num_classes > 255:
-        raise ValueError(f"--num_classes {opts.data.num_classes}: at most 255; 255 means ignored")
-    low, high = opts.data.scale_range
-    if low > high:
-        raise ValueError(f"--scale_range {low} {high}: the smaller scale comes first")
-    if opts.model.ckpt is None and opts.model.finetune:
-        raise ValueError("--finetune needs --ckpt FILE: there is nothing to start from")
-    if opts.model.finetune and (opts.run.test_only or opts.run.continue_training):
-        other = "test_only" if opts.run.test_only else "continue_training"
-        raise ValueError(f"--finetune gives a new last layer, --{other} needs the old: drop one")
-    if opts.run.test_only:
-        if opts.model.ckpt is None:
-            raise ValueError("--test_only needs --ckpt FILE: there is nothing to test")
-        return
-    each, rest = divmod(opts.data.batch_size, world_size)
-    if rest:
-        raise ValueError(
-            f"--batch_size {opts.data.batch_size} can't be shared equally by {world_size} processes"
-        )
-    if each < 2:
-        raise ValueError(
-            "a batch of 1 image per process: the BatchNorm behind ASPP's image pooling needs at "
-            f"least 2 values; use --batch_size {2 * world_size} or more"
-        )
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """bf16 and fp16 are autocast; fp32 and tf32 leave every operation as it is."""
+    dtype = PRECISIONS.get(precision)
+    return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
 
 
-def _start_point(opts: options.Options) -> tuple[checkpoint.RunFiles, int, str | None, dict]:
-    """The run's files, its output stride, and the checkpoint to start from with its content.
+def set_arithmetic(precision: str) -> None:
+    """Let GPUs use TF32 where asked, and only there."""
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+
+def _start_point(
+    opts: options.Options,
+) -> tuple[checkpoint.RunFiles, int, str | None, dict, list[str]]:
+    """The run's files, its output stride, the checkpoint to start from with its content, notes.
 
     Refuses to overwrite an earlier run unasked, or the checkpoint itself.
     """
-    run, ckpt = opts.run, opts.model.ckpt
+    run, ckpt, notes = opts.run, opts.model.ckpt, []
     saved = network.pretrained.read_file(ckpt) if ckpt else {}
     asked = opts.model.output_stride
     if asked is None and saved.get("model_name") == opts.model.model:
@@ -122,15 +148,10 @@ def _start_point(opts: options.Options) -> tuple[checkpoint.RunFiles, int, str |
     name = f"{opts.model.model}_{opts.data.dataset}_os{stride}"
     files = checkpoint.RunFiles(Path(run.output_dir), name)
     if run.test_only:
-        return files, stride, ckpt, saved
+        return files, stride, ckpt, saved, notes
     if run.continue_training and ckpt is None:
-        if not files.latest.exists():
-            raise FileNotFoundError(
-                f"no checkpoint {files.latest} to continue from: nothing was saved there yet; "
-                "give --ckpt FILE, or start anew without --continue_training"
-            )
-        ckpt = str(files.latest)
-        saved = network.pretrained.read_file(ckpt)
+        path, saved, notes = checkpoint.newest_readable(files, read=network.pretrained.read_file)
+        ckpt = str(path)
     own = ckpt is not None and files.owns(ckpt)
     if run.overwrite and own:
         raise ValueError(f"--overwrite would delete {ckpt}, which the run starts from")
@@ -138,56 +159,32 @@ def _start_point(opts: options.Options) -> tuple[checkpoint.RunFiles, int, str |
         files.refuse_overwriting()
     if run.continue_training and own:
         history.read(files.history)  # a damaged one is an error now, not in mid-run
-    return files, stride, ckpt, saved
+    return files, stride, ckpt, saved, notes
 
 
-def _build_datasets(
-    data: options.DataOptions, seed: int, *, test_only: bool, world: distributed.World
-) -> list[datasets.SegmentationDataset]:
-    """Training (unless ``test_only``) and validation set."""
-    # As the predecessor; its missing random scale on Cityscapes is not kept.
-    jitter = 0.5 if data.dataset == "cityscapes" else 0.0
-    augment = train_transform(data.crop_size, scale_range=data.scale_range, color_jitter=jitter)
-    whole = val_transform(data.crop_size if data.crop_val else None)
-    splits = {"val": whole} if test_only else {"train": augment, "val": whole}
-    if data.download and not world.is_main:
-        world.wait()  # until the main process has fetched it
-    made = [
-        datasets.create_dataset(
-            data.dataset,
-            split,
-            root=data.data_root,
-            transform=transform,
-            seed=seed,
-            year=data.year,
-            download=data.download and data.dataset != "shapes",
+def _class_names(
+    known: tuple[str, ...], asked: int | None, *, dataset: str
+) -> tuple[int, list[str]]:
+    """How many outputs the network gets, and the names of the classes."""
+    if asked is not None and asked < len(known):
+        raise ValueError(
+            f"--num_classes {asked}: {dataset} has {len(known)} classes; "
+            "leave it out, or give at least as many"
         )
-        for split, transform in splits.items()
-    ]
-    if data.download and world.is_main:
-        world.wait()
-    return made
+    return asked or len(known), list(known)
 
 
-def _build_optimisation(
-    optim: options.OptimOptions, model: nn.Module
-) -> tuple[torch.optim.Optimizer, Any]:
-    """Optimizer and learning-rate schedule."""
-    optimizer = create_optimizer(
-        optim.optimizer,
-        model,
-        lr=optim.lr,
-        backbone_lr_mult=optim.backbone_lr_mult,
-        weight_decay=optim.weight_decay,
-    )
-    scheduler = create_scheduler(
-        optim.lr_policy,
-        optimizer,
-        total_itrs=optim.total_itrs,
-        step_size=optim.step_size,
-        warmup_itrs=optim.warmup_itrs,
-    )
-    return optimizer, scheduler
+def _changed_classes(
+    opts: options.Options, saved: Mapping[str, Any], class_names: list[str]
+) -> list[str]:
+    """What to say of a checkpoint with other class names; going on with it is a ValueError."""
+    then = list(saved.get("class_names", class_names))
+    if then == class_names or opts.model.finetune:
+        return []
+    text = f"the checkpoint's classes are {', '.join(then)}, the data's {', '.join(class_names)}"
+    if opts.run.continue_training or opts.run.test_only:
+        raise ValueError(f"{text}; give the data set it is of")
+    return [text]
 
 
 def prepare(opts: options.Options, command: str) -> Run:
@@ -195,46 +192,75 @@ def prepare(opts: options.Options, command: str) -> Run:
 
     Raises ValueError or FileNotFoundError with one line that says what to do.
     """
-    hint = options.torchrun_command(command, opts.run.gpu_id)
+    hint = commands.torchrun_command(command, opts.run.gpu_id)
     world = distributed.start(opts.run.device, opts.run.gpu_id, torchrun_hint=hint)
+    if world.device.type == "cpu":
+        keep_freed_memory()
     torch.manual_seed(opts.run.random_seed)
-    _check_request(opts, world.size)
-    files, stride, ckpt, saved = _start_point(opts)
-    facts = datasets.DATASETS[opts.data.dataset]
-    num_classes = opts.data.num_classes or len(facts.class_names)
-    model, notes = build_model(opts.model, num_classes, stride=stride, saved=saved, ckpt=ckpt)
-    unused = range(len(facts.class_names), model.build_args["num_classes"])
-    class_names = [*facts.class_names, *(f"unused {number}" for number in unused)]
-    criterion = create_loss(
+    set_arithmetic(opts.optim.precision)
+    checks.check_options(opts, world_size=world.size, sync_batchnorm=world.sync_batchnorm)
+    files, stride, ckpt, saved, notes = _start_point(opts)
+    facts = datasets.class_facts(opts.data.dataset, run_data.source_of(opts.data))
+    num_classes, class_names = _class_names(
+        facts.class_names, opts.data.num_classes, dataset=opts.data.dataset
+    )
+    model, model_notes = build_model(
+        opts.model,
+        num_classes,
+        stride=stride,
+        saved=saved,
+        ckpt=ckpt,
+        aux_head=opts.optim.aux_loss > 0,
+        continues=opts.run.continue_training,
+        test_only=opts.run.test_only,
+    )
+    unused = range(len(class_names), model.build_args["num_classes"])
+    class_names += [f"unused {number}" for number in unused]
+    notes += _changed_classes(opts, saved, class_names)
+    data = run_data.build_datasets(
+        opts.data, opts.run.random_seed, test_only=opts.run.test_only, world=world
+    )
+    workers = run_data.num_workers(opts.data, world=world)
+    weights, weight_notes = run_data.class_weights(
+        opts.optim.class_weights,
+        data.get("train"),
+        class_names,
+        root=Path(opts.data.data_root),
+        workers=workers,
+        skip_bad=opts.data.skip_bad_files,
+        trained_with=saved.get("class_weights"),
+        world=world,
+    )
+    criterion = create_criterion(
         opts.optim.loss_type,
         focal_gamma=opts.optim.focal_gamma,
         focal_alpha=opts.optim.focal_alpha,
-        class_weights=read_class_weights(opts.optim.class_weights, class_names),
+        class_weights=weights,
+        label_smoothing=opts.optim.label_smoothing,
+        aux_weight=opts.optim.aux_loss,
     )
-    *train_set, val_set = _build_datasets(
-        opts.data, opts.run.random_seed, test_only=opts.run.test_only, world=world
-    )
+    notes += model_notes + weight_notes
     if not saved:  # last: what has to be fetched comes after all that can be wrong without it
         notes += load_pretrained(model, opts.model.pretrained, world=world)
     bn_momentum = backbone_bn_momentum(opts.model, saved, continues=opts.run.continue_training)
     set_bn_momentum(model.backbone, momentum=bn_momentum)
     model = model.to(world.device, memory_format=torch.channels_last)
-    optimizer, scheduler = _build_optimisation(opts.optim, model)
     torch.manual_seed(opts.run.random_seed + world.rank)  # dropout differs between processes
-    notes += options.without_effect(opts)
-    if opts.run.continue_training and not opts.run.test_only:
-        notes += checkpoint.resume(
-            saved,
-            str(ckpt),
-            optimizer=optimizer,
-            scheduler=scheduler,
-            options=options.flat(opts),
-            rank=world.rank,
+    update, resume_notes = create_update(opts, model, world=world, saved=saved, ckpt=ckpt)
+    notes += checks.without_effect(opts) + resume_notes
+    if opts.optim.precision == "tf32" and world.device.type != "cuda":
+        notes.append(f"--precision tf32 has no effect on {world.device.type}: it is fp32 there")
+    for dataset in data.values():
+        notes += dataset.notes
+    num_train = len(data.get("train", ()))
+    if opts.run.continue_training and saved.get("num_train", num_train) != num_train > 0:
+        notes.append(
+            f"{saved['num_train']} images were trained on then, {num_train} now: the batches are "
+            "others than the undisturbed run's"
         )
-        if saved["cur_itrs"] > opts.optim.total_itrs:
-            raise ValueError(
-                f"{ckpt} is at step {saved['cur_itrs']}, past --total_itrs {opts.optim.total_itrs}"
-            )
+    notes += run_data.shared_memory_note(opts.data, workers=workers, world=world)
+    if world.is_main and not opts.run.test_only:
+        notes += run_data.brief_check(data, opts.data)
     return Run(
         opts=opts,
         command=command,
@@ -242,13 +268,13 @@ def prepare(opts: options.Options, command: str) -> Run:
         model=model,
         normalize=network.Normalize(model.mean, model.std).to(world.device),
         criterion=criterion.to(world.device),
-        train_set=train_set[0] if train_set else None,
-        val_set=val_set,
+        update=update,
+        data=data,
+        num_workers=workers,
         class_names=class_names,
         files=files,
         saved=saved,
+        start=Path(ckpt) if ckpt else None,
         bn_momentum=bn_momentum,
-        optimizer=optimizer,
-        scheduler=scheduler,
         notes=notes,
     )

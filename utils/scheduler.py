@@ -6,6 +6,7 @@ lr, to the last bit, as the uninterrupted one.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -14,12 +15,20 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-SCHEDULERS = ("poly", "step")
+SCHEDULERS = ("poly", "step", "cosine")
 
 
 def _check_at_least(what: str, value: int, minimum: int) -> None:
     if value < minimum:
         raise ValueError(f"{what} is {value}; it must be at least {minimum}")
+
+
+def _check_length(max_iters: int, warmup_iters: int) -> None:
+    _check_at_least("max_iters", max_iters, 1)
+    if warmup_iters > max_iters:
+        raise ValueError(
+            f"a warm-up of {warmup_iters} steps in a run of {max_iters}; make it shorter"
+        )
 
 
 class ClosedFormLR(LRScheduler, ABC):
@@ -82,13 +91,9 @@ class PolyLR(ClosedFormLR):
         *,
         warmup_iters: int = 0,
     ) -> None:
-        _check_at_least("max_iters", max_iters, 1)
+        _check_length(max_iters, warmup_iters)
         if not power > 0:
             raise ValueError(f"power is {power}; it must be above 0")
-        if warmup_iters > max_iters:
-            raise ValueError(
-                f"a warm-up of {warmup_iters} steps in a run of {max_iters}; make it shorter"
-            )
         self.max_iters = max_iters
         self.power = power
         self.min_lr = min_lr
@@ -98,6 +103,33 @@ class PolyLR(ClosedFormLR):
         # Beyond max_iters the base of the power would be negative, and the power complex.
         left = max(1 - step / self.max_iters, 0.0)
         return max(base_lr * left**self.power, min(self.min_lr, base_lr))
+
+
+class CosineLR(ClosedFormLR):
+    """Half a cosine from base_lr at step 0 to min_lr at max_iters, and min_lr past the end.
+
+    SGDR (Loshchilov and Hutter, 2017), eq. 5, without restarts. A group whose base lr is below
+    min_lr keeps it as its floor, as in PolyLR.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        max_iters: int,
+        last_epoch: int = -1,
+        min_lr: float = 1e-6,
+        *,
+        warmup_iters: int = 0,
+    ) -> None:
+        _check_length(max_iters, warmup_iters)
+        self.max_iters = max_iters
+        self.min_lr = min_lr
+        super().__init__(optimizer, last_epoch=last_epoch, warmup_iters=warmup_iters)
+
+    def lr_at(self, step: int, base_lr: float) -> float:
+        floor = min(self.min_lr, base_lr)
+        done = min(step / self.max_iters, 1.0)
+        return floor + (base_lr - floor) * (1 + math.cos(math.pi * done)) / 2
 
 
 class StepLR(ClosedFormLR):
@@ -123,13 +155,15 @@ class StepLR(ClosedFormLR):
 
 def create_scheduler(
     name: str, optimizer: Optimizer, *, total_itrs: int, step_size: int, warmup_itrs: int = 0
-) -> PolyLR | StepLR:
+) -> ClosedFormLR:
     """Build the schedule `name`, one of SCHEDULERS; step() is called once a training step.
 
-    total_itrs is for "poly", step_size for "step" (which divides the lr by 10 each time).
+    total_itrs is for "poly" and "cosine", step_size for "step", which then divides the lr by 10.
     """
     if name == "poly":
         return PolyLR(optimizer, total_itrs, warmup_iters=warmup_itrs)
+    if name == "cosine":
+        return CosineLR(optimizer, total_itrs, warmup_iters=warmup_itrs)
     if name == "step":
         return StepLR(optimizer, step_size, warmup_iters=warmup_itrs)
     raise ValueError(f"unknown lr policy {name!r}; choose from {', '.join(SCHEDULERS)}")

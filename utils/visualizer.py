@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -54,34 +55,42 @@ class Tracker(Protocol):
 
 
 class Trackers:
-    """Several trackers as one."""
+    """Several trackers as one; what one of them can't write costs that, not the run."""
 
     def __init__(self, *trackers: Tracker) -> None:
         self.trackers = trackers
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        for tracker in self.trackers:
-            tracker.scalars(step, values)
+        self._tell("scalars", step, values)
 
     def image(self, name: str, step: int, image: np.ndarray) -> None:
-        for tracker in self.trackers:
-            tracker.image(name, step, image)
+        self._tell("image", name, step, image)
 
     def table(self, name: str, step: int, rows: Sequence[Mapping[str, object]]) -> None:
-        for tracker in self.trackers:
-            tracker.table(name, step, rows)
+        self._tell("table", name, step, rows)
 
     def figure(self, name: str, step: int, path: Path) -> None:
-        for tracker in self.trackers:
-            tracker.figure(name, step, path)
+        self._tell("figure", name, step, path)
 
     def text(self, name: str, rows: Mapping[str, object]) -> None:
-        for tracker in self.trackers:
-            tracker.text(name, rows)
+        self._tell("text", name, rows)
 
     def close(self) -> None:
+        self._tell("close")
+
+    def _tell(self, what: str, *values: object) -> None:
         for tracker in self.trackers:
-            tracker.close()
+            with lets_writing_fail():
+                getattr(tracker, what)(*values)
+
+
+@contextmanager
+def lets_writing_fail() -> Iterator[None]:
+    """Say what could not be written, a full disk mostly, and go on."""
+    try:
+        yield
+    except OSError as error:
+        _to_stderr(f"not written: {error}; the run goes on")
 
 
 class NullTracker(Trackers):

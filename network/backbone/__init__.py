@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import torch
+
 from . import hgnetv2, hrnetv2, mobilenetv2, res2net, resnet, vovnetv2, xception
 from .base import Backbone, FeatureInfo, Variant, Weights
 
@@ -87,6 +89,13 @@ def create_backbone(
     return network(variant, output_stride=resolve_output_stride(name, output_stride), **given)
 
 
+def families_with_aux() -> list[str]:
+    """The families (their files) whose backbones have a stage for an auxiliary head."""
+    with torch.device("meta"):
+        first = {family: create_backbone(next(iter(family.VARIANTS))) for family in FAMILIES}
+    return [family.__name__.rsplit(".", 1)[-1] for family, b in first.items() if b.aux]
+
+
 __all__ = [
     "BACKBONES",
     "FAMILIES",
@@ -96,5 +105,6 @@ __all__ = [
     "Weights",
     "create_backbone",
     "default_output_stride",
+    "families_with_aux",
     "resolve_output_stride",
 ]

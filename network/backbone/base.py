@@ -81,12 +81,17 @@ class Variant:
 
 
 class Backbone(nn.Sequential):
-    """Named stages, run in order; ``low_level`` and ``out`` say which outputs the heads take."""
+    """Named stages, run in order; ``low_level`` and ``out`` say which outputs the heads take.
+
+    ``aux`` is where an auxiliary head starts from: the stage before last, if it is a child.
+    """
 
     output_strides: ClassVar[tuple[int, ...]] = (8, 16, 32)  # those it can be built with
     renames: ClassVar[tuple[tuple[str, str], ...]] = ()  # of weight files: (regex, replacement)
     authors_licence: ClassVar[str] = ""  # where it restricts the use of the authors' weight files
     classifier_keys: ClassVar[str] = r"fc\."  # regex: tensors of weight files not used here
+    # Of files that almost fit: a regex that all differences match, and what such a file is.
+    misfit: ClassVar[tuple[str, str] | None] = None
     # Build arguments under which it computes what VainF/DeepLabV3Plus-Pytorch's does.
     predecessor_args: ClassVar[Mapping[str, object]] = MappingProxyType({})
 
@@ -96,11 +101,13 @@ class Backbone(nn.Sequential):
         *,
         low_level: FeatureInfo,
         out: FeatureInfo,
+        aux: FeatureInfo | None = None,
         variant: Variant,
     ) -> None:
         super().__init__(OrderedDict(stages))
         self.low_level = low_level
         self.out = out
+        self.aux = aux
         self.mean = variant.mean
         self.std = variant.std
         init_weights(self)

@@ -235,6 +235,7 @@ class HGNetV2(Backbone):
             stages,
             low_level=FeatureInfo("stage1", variant.stages[0][1], 4),
             out=FeatureInfo("stage4", in_channels, output_stride),
+            aux=FeatureInfo("stage3", variant.stages[2][1], min(16, output_stride)),
             variant=variant,
         )
 

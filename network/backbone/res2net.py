@@ -216,6 +216,7 @@ class Res2Net(Backbone):
             stages,
             low_level=FeatureInfo("layer1", 64 * Bottle2neck.expansion, 4),
             out=FeatureInfo("layer4", in_channels, output_stride),
+            aux=FeatureInfo("layer3", in_channels // 2, min(16, output_stride)),
             variant=variant,
         )
 

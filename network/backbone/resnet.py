@@ -170,6 +170,7 @@ class ResNet(Backbone):
             stages,
             low_level=FeatureInfo("layer1", 64 * variant.block.expansion, 4),
             out=FeatureInfo("layer4", in_channels, output_stride),
+            aux=FeatureInfo("layer3", in_channels // 2, min(16, output_stride)),
             variant=variant,
         )
 

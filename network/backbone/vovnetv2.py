@@ -216,6 +216,7 @@ class VoVNetV2(Backbone):
             stages,
             low_level=FeatureInfo("stage1", variant.channels[0], 4),
             out=FeatureInfo("stage4", in_channels, output_stride),
+            aux=FeatureInfo("stage3", variant.channels[2], min(16, output_stride)),
             variant=variant,
         )
 

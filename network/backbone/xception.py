@@ -50,15 +50,19 @@ CADENE_URL = (
 )
 
 
+def depthwise(channels: int, *, stride: int = 1, dilation: int) -> nn.Conv2d:
+    """3x3, each channel by itself."""
+    size = {"kernel_size": 3, "stride": stride, "dilation": dilation}
+    return conv(channels, channels, groups=channels, **size)
+
+
 class SeparableConv2d(nn.Sequential):
     """Depthwise 3x3, then 1x1, with nothing between: the original's."""
 
     def __init__(self, in_channels: int, out_channels: int, *, dilation: int) -> None:
-        depthwise = conv(
-            in_channels, in_channels, kernel_size=3, dilation=dilation, groups=in_channels
-        )
+        first = depthwise(in_channels, dilation=dilation)
         pointwise = conv(in_channels, out_channels, kernel_size=1)
-        super().__init__(OrderedDict(conv1=depthwise, pointwise=pointwise))
+        super().__init__(OrderedDict(conv1=first, pointwise=pointwise))
 
 
 def max_pool(*, stride: int, dilation: int) -> nn.Module:
@@ -71,28 +75,23 @@ def max_pool(*, stride: int, dilation: int) -> nn.Module:
 
 
 class Block(nn.Module):
-    """Separable convolutions and, with ``pool``, a maximum: pool and shortcut hold the stride.
+    """Two separable convolutions and a maximum, or three: pool and shortcut hold the stride.
 
     ``channels`` are those after each convolution. All keep the dilation from before the block.
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        channels: tuple[int, ...],
-        *,
-        plan: StagePlan,
-        pool: bool,
-        starts_with_relu: bool = True,
+        self, in_channels: int, channels: tuple[int, ...], *, plan: StagePlan, relu_first: bool
     ) -> None:
         super().__init__()
         self.skip = self.skipbn = None
+        pool = len(channels) == 2
         if pool:
             self.skip = conv(in_channels, channels[-1], kernel_size=1, stride=plan.stride)
             self.skipbn = nn.BatchNorm2d(channels[-1])
         layers: list[nn.Module] = []
         for index, out_channels in enumerate(channels):
-            if index or starts_with_relu:
+            if index or relu_first:
                 layers.append(nn.ReLU(inplace=index > 0))  # the first one's input is used again
             layers.append(SeparableConv2d(in_channels, out_channels, dilation=plan.first_dilation))
             layers.append(nn.BatchNorm2d(out_channels))
@@ -111,14 +110,7 @@ def aligned_separable_conv(
 ) -> nn.Sequential:
     """Depthwise 3x3, BN, 1x1, BN; ``relu`` puts one behind each BN."""
     layers: dict[str, nn.Module] = {
-        "conv_dw": conv(
-            in_channels,
-            in_channels,
-            kernel_size=3,
-            stride=stride,
-            dilation=dilation,
-            groups=in_channels,
-        ),
+        "conv_dw": depthwise(in_channels, stride=stride, dilation=dilation),
         "bn_dw": nn.BatchNorm2d(in_channels),
         "act_dw": nn.ReLU(inplace=True) if relu else nn.Identity(),
         "conv_pw": conv(in_channels, out_channels, kernel_size=1),
@@ -154,11 +146,9 @@ class XceptionModule(nn.Module):
         self, in_channels: int, channels: tuple[int, int, int], *, plan: StagePlan, project: bool
     ) -> None:
         super().__init__()
-        self.shortcut = (
-            ConvBNAct(in_channels, channels[-1], stride=plan.stride, relu=False)
-            if project
-            else nn.Identity()
-        )
+        self.shortcut = nn.Identity()
+        if project:
+            self.shortcut = ConvBNAct(in_channels, channels[-1], stride=plan.stride, relu=False)
         self.stack = aligned_stack(in_channels, channels, plan=plan)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -203,8 +193,7 @@ class XceptionVariant(Variant):
 def original_stages(variant: XceptionVariant, output_stride: int) -> dict[str, nn.Module]:
     """Children of `xception`, under the names its weight files have."""
     stages: dict[str, nn.Module] = {}
-    for number, (in_channels, channels) in enumerate(((3, 32), (32, 64)), start=1):
-        stride = 2 if number == 1 else 1
+    for number, in_channels, channels, stride in ((1, 3, 32, 2), (2, 32, 64, 1)):
         stages[f"conv{number}"] = nn.Conv2d(in_channels, channels, 3, stride=stride, bias=False)
         stages[f"bn{number}"] = nn.BatchNorm2d(channels)
         stages[f"relu{number}"] = nn.ReLU(inplace=True)
@@ -214,13 +203,7 @@ def original_stages(variant: XceptionVariant, output_stride: int) -> dict[str, n
     rows += [(width,) * 3] * variant.num_middle + [(width, 1024)]
     in_channels = 64
     for number, (channels, plan) in enumerate(zip(rows, plans, strict=True), start=1):
-        stages[f"block{number}"] = Block(
-            in_channels,
-            channels,
-            plan=plan,
-            pool=len(channels) == 2,
-            starts_with_relu=number > 1,
-        )
+        stages[f"block{number}"] = Block(in_channels, channels, plan=plan, relu_first=number > 1)
         in_channels = channels[-1]
     for number, channels in ((3, 1536), (4, 2048)):
         stages[f"conv{number}"] = SeparableConv2d(
@@ -266,11 +249,16 @@ class Xception(Backbone):
     """Entry flow up to stride 16, middle flow of equal blocks, exit flow.
 
     Checkpoints of VainF/DeepLabV3Plus-Pytorch do not fit: its `xception` ends at conv4, without
-    bn4 and ReLU, and dilates so that ImageNet weights no longer compute what they did.
+    bn4 and ReLU, and its dilation is not weight-equivalent.
     """
 
     renames = ((r"^blocks\.(\d+)\.", r"block\1."),)  # of timm's aligned ones
     classifier_keys = r"(fc|last_linear|head)\."
+    misfit = (
+        r"^no tensor (backbone\.)?bn4\.",
+        "it is VainF/DeepLabV3Plus-Pytorch's xception, which is another network (no BatchNorm "
+        "behind the last convolution) and can't be used",
+    )
 
     def __init__(self, variant: XceptionVariant, *, output_stride: int) -> None:
         if variant.aligned:
@@ -281,7 +269,10 @@ class Xception(Backbone):
             stages = original_stages(variant, output_stride)
             low_level = FeatureInfo("block1", variant.entry[0][0], 4)
         out = FeatureInfo(list(stages)[-1], 2048, output_stride)
-        super().__init__(stages, low_level=low_level, out=out, variant=variant)
+        # The middle flow's last block; those of the aligned ones are counted from 0.
+        number = len(variant.entry) + variant.num_middle - variant.aligned
+        aux = FeatureInfo(f"block{number}", variant.entry[-1][0], min(16, output_stride))
+        super().__init__(stages, low_level=low_level, out=out, aux=aux, variant=variant)
         for layer in self.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 layer.eps = variant.bn_eps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets.base import FileDataset, make_palette
+from datasets.files import make_label_table
 from datasets.voc import voc_cmap
 
 VOC_SIZE = (20, 30)  # H, W
@@ -91,3 +94,84 @@ def cityscapes_root(tmp_path: Path) -> Path:
         # Files of the real archive that must not be taken for labels or images.
         write_label(root / f"gtFine/{split}/{city}/{stem}_gtFine_instanceIds.png", ids)
     return root
+
+
+PICTURE_SIZE = (64, 48)  # width, height
+
+
+def picture() -> Image.Image:
+    """Ramps with some noise: no two rows are equal, and every format has something to do."""
+    y, x = np.mgrid[: PICTURE_SIZE[1], : PICTURE_SIZE[0]]
+    noise = np.random.default_rng(0).integers(0, 20, (*y.shape, 3))
+    return Image.fromarray((np.stack([x * 3, y * 4, x + y], axis=-1) + noise).astype(np.uint8))
+
+
+def label_picture(palette: bool = False) -> Image.Image:
+    """Values 0..3, as grey or as palette indices."""
+    values = np.random.default_rng(1).integers(0, 4, PICTURE_SIZE[::-1], dtype=np.uint8)
+    label = Image.fromarray(values)
+    if palette:
+        label.putpalette([value for i in range(256) for value in (255 - i, i // 2, 7)])
+    return label
+
+
+@pytest.fixture(scope="session")
+def pictures() -> dict[str, bytes]:
+    """File contents by suffix: `picture()` in any format; "label" in it: `label_picture()`."""
+    rgb, grey = picture(), np.asarray(picture().convert("L"))
+    files = {
+        "jpg": (rgb, "JPEG", {"quality": 95}),
+        "progressive.jpg": (rgb, "JPEG", {"progressive": True}),
+        "png": (rgb, "PNG", {}),
+        "alpha.png": (rgb.convert("RGBA"), "PNG", {}),
+        "16.png": (Image.fromarray(grey.astype(np.uint16) * 257), "PNG", {}),
+        "tif": (rgb, "TIFF", {}),
+        "lzw.tif": (rgb, "TIFF", {"compression": "tiff_lzw"}),
+        "webp": (rgb, "WEBP", {"quality": 90}),
+        "bmp": (rgb, "BMP", {}),
+        "label.png": (label_picture(), "PNG", {}),
+        "palette label.png": (label_picture(palette=True), "PNG", {}),
+        "palette label.gif": (label_picture(palette=True), "GIF", {}),
+    }
+    contents = {}
+    for kind, (image, file_format, options) in files.items():
+        stream = io.BytesIO()
+        image.save(stream, file_format, **options)
+        contents[kind] = stream.getvalue()
+    return contents
+
+
+@pytest.fixture
+def pair(tmp_path: Path, pictures: dict[str, bytes]) -> tuple[Path, Path]:
+    """A good image and its good label, in a folder and under names that are not ASCII."""
+    folder = tmp_path / "Straße nach Łódź 東京"
+    folder.mkdir()
+    image, label = folder / "ein Bild.png", folder / "seine Klassen.png"
+    image.write_bytes(pictures["png"])
+    label.write_bytes(pictures["label.png"])
+    return image, label
+
+
+class TenClasses(FileDataset):
+    class_names = tuple("abcdefghij")
+    palette = make_palette([(i, i, i) for i in range(10)])
+    label_table = make_label_table({i: i for i in range(10)})
+
+
+@pytest.fixture
+def ten_classes(tmp_path: Path) -> Callable[..., TenClasses]:
+    """Build a data set of random images; a later call gives a data set of the same files."""
+    folder = tmp_path / "mit Leerzeichen é"
+    folder.mkdir()
+
+    def build(count: int = 4, size: tuple[int, int] = (40, 50)) -> TenClasses:
+        images = [folder / f"{number}.png" for number in range(count)]
+        labels = [folder / f"{number} label.png" for number in range(count)]
+        for number in range(count):
+            if not images[number].exists():
+                write_image(images[number], size, number)
+                values = np.random.default_rng(100 + number).integers(0, 10, size)
+                write_label(labels[number], values)
+        return TenClasses(images, labels, [path.stem for path in images])
+
+    return build

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from datasets import Cityscapes, DataError, create_dataset
+from datasets import Cityscapes, DataError, Source, create_dataset
 from datasets.cityscapes import CLASSES
 
 # Label definition of Cityscapes: the ids of the 19 training classes, in order.
@@ -78,13 +79,14 @@ def test_values_that_are_no_label_id(cityscapes_root: Path, value: int) -> None:
     with pytest.raises(DataError) as caught:
         data.load(0)
     assert str(caught.value) == (
-        f"label {data.labels[0]}: value {value} no class; allowed: 0..33 and 255 (ignored)"
+        f"label {data.labels[0]}: value {value} no class; allowed: 7..8, 11..13, 17, 19..28, "
+        "31..33 and 0..6, 9..10, 14..16, 18, 29..30, 255 (ignored)"
     )
 
 
 def test_test_split_without_labels(cityscapes_root: Path) -> None:
     shutil.rmtree(cityscapes_root / "gtFine" / "test")
-    data = create_dataset("cityscapes", "test", root=cityscapes_root)
+    data = create_dataset("cityscapes", "test", source=Source(root=cityscapes_root))
     assert (data[0][1] == 255).all() and data[0][1].shape == (10, 7)
 
 
@@ -99,12 +101,110 @@ def test_missing_archive_is_named(cityscapes_root: Path, kind: str) -> None:
     assert "gtFine/{train,val}/<city>/*_gtFine_labelIds.png" in line
 
 
+def test_train_and_val(cityscapes_root: Path) -> None:
+    data = create_dataset("cityscapes", "trainval", source=Source(root=cityscapes_root))
+    assert [name.split("_")[0] for name in data.names] == [
+        "aachen/aachen",
+        "aachen/aachen",
+        "ulm/ulm",
+        "frankfurt/frankfurt",
+    ]
+    for index in range(4):
+        ids = np.asarray(Image.open(data.labels[index]))
+        assert np.array_equal(data[index][1].numpy(), expected_train_ids(ids))
+    assert "gtFine/val/frankfurt" in data.labels[3].as_posix()
+
+
+@pytest.fixture
+def coarse_root(tmp_path: Path) -> Path:
+    """Train, val and train_extra with coarse labels; one of the latter is the bad image."""
+    root = tmp_path / "coarse"
+    for number, (split, stem) in enumerate(
+        [
+            ("train", "ulm_000001_000019"),
+            ("val", "frankfurt_000000_000294"),
+            ("train_extra", "troisdorf_000000_000073"),
+            ("train_extra", "troisdorf_000000_000078"),
+        ]
+    ):
+        image = root / "leftImg8bit" / split / stem.split("_")[0] / f"{stem}_leftImg8bit.png"
+        label = root / "gtCoarse" / split / stem.split("_")[0] / f"{stem}_gtCoarse_labelIds.png"
+        for path, shape in ((image, (10, 7, 3)), (label, (10, 7))):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full(shape, 7 + number, dtype=np.uint8)).save(path)
+    return root
+
+
+def test_coarse_labels(coarse_root: Path) -> None:
+    extra = create_dataset("cityscapes", "train_extra", source=Source(root=coarse_root))
+    assert extra.names == ["troisdorf/troisdorf_000000_000078_leftImg8bit"]
+    assert extra.notes == [
+        "troisdorf_000000_000073 is left out: it is black in the published archive"
+    ]
+    assert (extra[0][1] == 255).all()  # id 10, rail track
+    both = Cityscapes(coarse_root, "trainval", mode="coarse")
+    assert [both[i][1].unique().tolist() for i in range(2)] == [[0], [1]] and both.notes == []
+
+
+@pytest.mark.parametrize(
+    ("split", "gone", "archives"),
+    [
+        ("train_extra", ["leftImg8bit/train_extra"], "leftImg8bit_trainextra.zip"),
+        ("train_extra", ["gtCoarse"], "gtCoarse.zip"),
+        (
+            "train_extra",
+            ["gtCoarse", "leftImg8bit"],
+            "leftImg8bit_trainextra.zip and gtCoarse.zip",
+        ),
+        (
+            "trainval",
+            ["leftImg8bit/val"],
+            "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip",
+        ),
+    ],
+)
+def test_only_missing_archives_are_named(
+    coarse_root: Path, split: str, gone: list[str], archives: str
+) -> None:
+    for folder in gone:
+        shutil.rmtree(coarse_root / folder)
+    with pytest.raises(FileNotFoundError) as caught:
+        create_dataset("cityscapes", split, source=Source(root=coarse_root))
+    line = str(caught.value)
+    assert f": unpack {archives} from" in line and f"in {coarse_root}," in line
+    for folder in gone:
+        assert f"no folder {coarse_root / folder}" in line
+
+
+def test_train_ids_become_label_ids_again() -> None:
+    labels = pytest.importorskip("cityscapesscripts.helpers.labels")
+    train_ids = np.array([[*range(19), 255]], dtype=np.uint8)
+    ids = Cityscapes.to_label_ids(train_ids)
+    theirs = [labels.trainId2label[train_id].id for train_id in range(19)]
+    assert ids.dtype == np.uint8 and ids.tolist() == [[*theirs, 0]]
+    assert theirs == TRAINED_IDS
+    assert np.array_equal(Cityscapes.encode_target(ids), train_ids)
+    assert np.array_equal(Cityscapes.to_label_ids(torch.from_numpy(train_ids)), ids)
+    with pytest.raises(ValueError, match=r"value 19 no class; allowed: 0..18, 255$"):
+        Cityscapes.to_label_ids(np.array([19]))
+
+
 def test_missing_label_is_named(cityscapes_root: Path) -> None:
     label = cityscapes_root / "gtFine/train/ulm/ulm_000001_000019_gtFine_labelIds.png"
     label.unlink()
     with pytest.raises(FileNotFoundError) as caught:
         Cityscapes(cityscapes_root, "train")
     assert f"1 of 3 label files missing, the first: {label}" in str(caught.value)
+
+
+def test_missing_label_may_be_skipped(cityscapes_root: Path) -> None:
+    path = next((cityscapes_root / "gtFine/train/ulm").glob("*_labelIds.png"))
+    path.unlink()
+    source = Source(root=cityscapes_root, skip_bad_files=True)
+    data = create_dataset("cityscapes", "train", source=source)
+    assert len(data) == 3
+    with pytest.raises(DataError, match=f"cannot read {path}: No such file"):
+        data.load(2)
 
 
 def test_no_images_is_an_error(tmp_path: Path) -> None:
@@ -115,14 +215,20 @@ def test_no_images_is_an_error(tmp_path: Path) -> None:
 
 
 def test_arguments_that_do_not_exist(cityscapes_root: Path) -> None:
-    with pytest.raises(ValueError, match="mode 'coarse'; allowed: fine"):
-        Cityscapes(cityscapes_root, mode="coarse")
+    with pytest.raises(ValueError, match="mode 'rough'; allowed: fine, coarse"):
+        Cityscapes(cityscapes_root, mode="rough")
+    with pytest.raises(
+        ValueError, match="split train_extra has no fine labels; pass mode='coarse'"
+    ):
+        Cityscapes(cityscapes_root, "train_extra")
+    with pytest.raises(ValueError, match="split test has no coarse labels; pass mode='fine'"):
+        Cityscapes(cityscapes_root, "test", mode="coarse")
     with pytest.raises(ValueError, match="target_type 'instance'; allowed: semantic"):
         Cityscapes(cityscapes_root, target_type="instance")
-    with pytest.raises(ValueError, match="split 'trainval'; allowed: train, val, test"):
-        Cityscapes(cityscapes_root, "trainval")
+    with pytest.raises(ValueError, match="split 'all'; allowed: train, val, test, trainval"):
+        Cityscapes(cityscapes_root, "all")
     with pytest.raises(ValueError, match="login.*leftImg8bit_trainvaltest.zip and gtFine"):
-        create_dataset("cityscapes", "train", root=cityscapes_root, download=True)
+        create_dataset("cityscapes", "train", source=Source(root=cityscapes_root, download=True))
 
 
 def test_real_files(real_data: Callable[[str], Path]) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
 import zlib
 from collections.abc import Callable
 from itertools import pairwise, product
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from datasets import Shapes, shapes
 
@@ -85,8 +83,8 @@ def test_lengths_sizes_and_names() -> None:
     assert (len(Shapes("train")), len(Shapes("val"))) == (2000, 100)
     data = Shapes("val", size=(64, 97), length=5)
     image, label = data.load(0)
-    assert image.mode == "RGB" and label.mode == "L"
-    assert image.size == label.size == (97, 64)
+    assert (image.shape, label.shape) == ((64, 97, 3), (64, 97))
+    assert image.dtype == label.dtype == np.uint8
     names = [data.sample_name(i) for i in range(5)]
     assert len(set(names)) == 5 and names[0].startswith("val")
     assert {"stripes", "checks", "dots"} < set(Shapes.class_names)
@@ -120,19 +118,7 @@ def test_mistakes_are_answered() -> None:
         Shapes("train", length=0)
 
 
-def test_a_picture_takes_milliseconds() -> None:
-    data = Shapes("train")
-    data.load(0)
-    durations = []
-    for index in range(30):
-        start = time.perf_counter()
-        data.load(index)
-        durations.append(time.perf_counter() - start)
-    assert np.median(durations) < 0.010  # about 1.5 ms; the rest is for a busy machine
-
-
 def test_colors_of_the_palette_can_be_told_apart() -> None:
     colors = Shapes.palette[:NUM_CLASSES].astype(int)
     distances = abs(colors[:, None] - colors[None]).sum(-1)
     assert distances[~np.eye(NUM_CLASSES, dtype=bool)].min() > 80
-    assert isinstance(Shapes("val").load(0)[0], Image.Image)

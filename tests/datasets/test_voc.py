@@ -10,7 +10,7 @@ import pytest
 import torchvision
 from PIL import Image
 
-from datasets import VOCSegmentation, create_dataset
+from datasets import Source, VOCSegmentation, create_dataset
 from datasets.voc import CLASS_NAMES, voc_cmap
 
 # PASCAL VOC development kit, VOClabelcolormap: classes 0..20 and the void border.
@@ -77,13 +77,17 @@ def test_augmented_train_is_all_labels_outside_val(make_voc: MakeVoc) -> None:
     val = VOCSegmentation(root, "2012_aug", "val")
     assert [val.sample_name(i) for i in range(len(val))] == ["d", "e"]
     assert val[0][1].tolist() == stored(root, "SegmentationClass", "d")
+    both = create_dataset("voc", "trainval", source=Source(root=root, year="2012_aug"))
+    assert [both.sample_name(i) for i in range(len(both))] == ["a", "b", "c", "f", "d", "e"]
+    assert both[3][1].tolist() == stored(root, "SegmentationClassAug", "f")
+    assert both[4][1].tolist() == stored(root, "SegmentationClass", "d")
 
 
 @pytest.mark.parametrize("year", ["2007", "2008", "2009", "2010", "2011"])
 def test_other_years(make_voc: MakeVoc, year: str) -> None:
     top = "TrainVal/" if year == "2011" else ""
     root = make_voc(f"{top}VOCdevkit/VOC{year}")
-    data = create_dataset("voc", "train", root=root, year=year)
+    data = create_dataset("voc", "train", source=Source(root=root, year=year))
     assert len(data) == 3
     if year == "2007":
         assert len(VOCSegmentation(root, year, "test")) == 1
@@ -109,7 +113,7 @@ def test_unknown_year() -> None:
 def test_missing_split_file_says_what_to_do(tmp_path: Path) -> None:
     wanted = tmp_path / "VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt"
     with pytest.raises(FileNotFoundError) as caught:
-        create_dataset("voc", "train", root=tmp_path)
+        create_dataset("voc", "train", source=Source(root=tmp_path))
     assert str(caught.value) == (
         f"no split file {wanted}; --data_root must hold VOCdevkit/, or pass --download"
     )
@@ -123,9 +127,29 @@ def test_empty_split_file(make_voc: MakeVoc) -> None:
         VOCSegmentation(root)
 
 
+def test_a_split_file_that_is_not_utf8(make_voc: MakeVoc) -> None:
+    root = make_voc()
+    path = root / "VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt"
+    path.write_bytes("größe\n".encode("latin-1"))
+    with pytest.raises(ValueError) as caught:
+        VOCSegmentation(root)
+    assert str(caught.value) == (
+        f"split file {path} is not UTF-8; it must list image names, one a line"
+    )
+
+
+def test_missing_files_may_be_skipped(make_voc: MakeVoc) -> None:
+    root = make_voc()
+    (root / "VOCdevkit/VOC2012/SegmentationClass/b.png").unlink()
+    data = create_dataset("voc", "train", source=Source(root=root, skip_bad_files=True))
+    assert data.names == ["a", "b", "c"]
+    with pytest.raises(ValueError, match=r"cannot read .*SegmentationClass/b\.png: No such file"):
+        data.load(1)
+
+
 def test_missing_label_and_missing_augmentation(make_voc: MakeVoc) -> None:
     root = make_voc()
-    with pytest.raises(FileNotFoundError, match="no folder .*SegmentationClassAug; .*12,031"):
+    with pytest.raises(FileNotFoundError, match="no folder .*Aug; .*--prepare_aug.*12,031"):
         VOCSegmentation(root, "2012_aug", "train")
     label = root / "VOCdevkit/VOC2012/SegmentationClass/b.png"
     label.unlink()
@@ -140,50 +164,6 @@ def test_augmentation_without_train_labels(make_voc: MakeVoc) -> None:
         (root / f"VOCdevkit/VOC2012/SegmentationClassAug/{name}.png").unlink()
     with pytest.raises(ValueError, match="outside val.txt"):
         VOCSegmentation(root, "2012_aug", "train")
-
-
-class FakeDownload:
-    """Stands in for torchvision's downloading class."""
-
-    def __init__(self, make_voc: MakeVoc | None) -> None:
-        self.make_voc = make_voc
-        self.calls: list[tuple] = []
-
-    def __call__(self, root: str, year: str, image_set: str, download: bool) -> None:
-        self.calls.append((root, year, image_set, download))
-        if self.make_voc is None:
-            raise RuntimeError("File not found\nor corrupted.")
-        self.make_voc()
-
-
-def test_download_goes_through_torchvision(
-    make_voc: MakeVoc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fake = FakeDownload(make_voc)
-    monkeypatch.setattr(torchvision.datasets, "VOCSegmentation", fake)
-    root = tmp_path / "voc data"
-    assert len(create_dataset("voc", "train", root=root, download=True)) == 3
-    assert len(create_dataset("voc", "val", root=root, download=True)) == 2  # is there already
-    assert fake.calls == [(str(root), "2012", "train", True)]
-
-
-def test_download_of_augmented_year_names_what_is_left_to_do(
-    make_voc: MakeVoc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fake = FakeDownload(make_voc)
-    monkeypatch.setattr(torchvision.datasets, "VOCSegmentation", fake)
-    with pytest.raises(FileNotFoundError, match="SegmentationClassAug put there"):
-        VOCSegmentation(tmp_path / "voc data", "2012_aug", download=True)
-    assert fake.calls[0][1] == "2012"
-
-
-def test_failed_download_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torchvision.datasets, "VOCSegmentation", FakeDownload(None))
-    with pytest.raises(FileNotFoundError) as caught:
-        VOCSegmentation(tmp_path / "new", download=True)
-    assert "\n" not in str(caught.value)
-    assert "could not download VOC2012" in str(caught.value)
-    assert "File not found or corrupted." in str(caught.value)
 
 
 def test_real_files(real_data: Callable[[str], Path]) -> None:

@@ -114,7 +114,8 @@ def test_shapes_are_what_the_backbone_states(name, output_stride):
             x = child(x)
             shapes[child_name] = tuple((x if isinstance(x, torch.Tensor) else x[0]).shape)
     assert backbone.out.reduction == output_stride and backbone.low_level.reduction == 4
-    for info in (backbone.low_level, backbone.out):
+    features = [backbone.low_level, backbone.out] + [backbone.aux] * (backbone.aux is not None)
+    for info in features:
         height, width = (map_side(name, side, info.reduction) for side in (97, 65))
         assert shapes[info.name] == (1, info.channels, height, width)
     assert x.shape == shapes[backbone.out.name]  # the last child gives "out"

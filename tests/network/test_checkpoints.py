@@ -14,6 +14,7 @@ from network.pretrained import (
     matching_models,
     predecessor_build_args,
     read_file,
+    state_of,
 )
 
 PLUS = "deeplabv3plus_mobilenet"
@@ -57,6 +58,30 @@ def test_own_checkpoint_of_another_model_or_format(mobilenet, tmp_path, own_chec
     torch.save(own_checkpoint(mobilenet, format=2), tmp_path / "b.pth")
     with pytest.raises(ValueError, match="has checkpoint format 2; this version reads 1"):
         load_checkpoint(tmp_path / "b.pth")
+
+
+def test_averaged_weights_go_first(mobilenet, tmp_path, own_checkpoint):
+    state = mobilenet.state_dict()
+    average = {key: value * 0.5 for key, value in state.items()}
+    content = own_checkpoint(mobilenet, ema_state={**average, "num_updates": 7})
+    torch.save(content, tmp_path / "a.pth")
+    model = load_checkpoint(tmp_path / "a.pth")
+    backbone = create_model(PLUS, pretrained=tmp_path / "a.pth").backbone.state_dict()
+    for key, value in model.state_dict().items():
+        if value.is_floating_point():
+            assert torch.equal(value, state[key] * 0.5), key
+            if key.startswith("backbone."):
+                assert torch.equal(backbone[key.removeprefix("backbone.")], value), key
+    for saved, averaged, expected in (
+        (content, True, average),
+        (content, False, state),
+        (own_checkpoint(mobilenet), True, state),
+        (own_checkpoint(mobilenet, ema_state=None), True, state),
+        (own_checkpoint(mobilenet, ema_state={}), True, state),
+    ):
+        found = state_of(saved, source="a.pth", averaged=averaged)
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(value, expected[key]) for key, value in found.items())
 
 
 def test_predecessors_checkpoint(predecessor_file, mobilenet):
@@ -136,12 +161,13 @@ def test_predecessors_hrnet_names(tmp_path):
 # Tensors that do not fit.
 
 
-def test_another_class_count_says_both(mobilenet):
+@pytest.mark.parametrize(("hint", "end"), [("", ""), ("do this", "; do this")])
+def test_another_class_count_says_both(hint, end, mobilenet):
+    state = mobilenet.state_dict()
     with pytest.raises(ValueError) as error:
-        load_model_state(create_model(PLUS), mobilenet.state_dict(), source="X.pth")
+        load_model_state(create_model(PLUS), state, source="X.pth", classes_hint=hint)
     assert str(error.value) == (
-        "X.pth has 19 classes, but deeplabv3plus_mobilenet was built for 21; "
-        "--finetune loads all but the final classifier"
+        f"X.pth has 19 classes, but deeplabv3plus_mobilenet was built for 21{end}"
     )
 
 

@@ -32,8 +32,7 @@ TIMM_NAMES = {
     "vovnetv2_99b": "ese_vovnet99b",
 }
 FAST = ["vovnetv2_19_slim_dw", "vovnetv2_39"]
-SLOW = [name for name in TIMM_NAMES if name not in FAST]
-NAMES = [*FAST, *[pytest.param(name, marks=pytest.mark.slow) for name in SLOW]]
+NAMES = [pytest.param(n, marks=[] if n in FAST else pytest.mark.slow) for n in TIMM_NAMES]
 # Of the sub-grid's difference, by output stride: the eSE's mean is of more pixels.
 BOUNDS = {16: 2e-3, 8: 3e-3}
 # What "ese in every module" adds to timm's: one fc, C * C + C, for each module but a stage's last.
@@ -118,8 +117,7 @@ def test_every_stage_equals_timm(name, training, balanced, images, assert_same):
                 x, y = stage(x), timm_stage(y)
                 assert_same(x, y)
     for key, value in ours.state_dict().items():  # running statistics included
-        other = theirs.state_dict()[timm_key(key)]
-        assert torch.allclose(value, other, rtol=1e-9, atol=1e-12), key
+        assert torch.allclose(value, theirs.state_dict()[timm_key(key)], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("depth", EXTRA_ESE)
@@ -135,7 +133,7 @@ def test_ese_in_every_module_or_in_a_stages_last(depth):
 @pytest.mark.parametrize("size", [(96, 96), (97, 129), (90, 107)])
 @pytest.mark.parametrize("output_stride", [16, 8])
 @pytest.mark.parametrize(
-    "name", [FAST[0], *[pytest.param(n, marks=pytest.mark.slow) for n in [FAST[1], *SLOW]]]
+    "name", [FAST[0], *[pytest.param(n, marks=pytest.mark.slow) for n in list(TIMM_NAMES)[1:]]]
 )
 def test_dilated_is_strided_on_the_sub_grid(
     name, output_stride, size, balanced, images, assert_same

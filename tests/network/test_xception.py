@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from network import create_model
+from network import create_model, load_checkpoint
 from network.backbone import BACKBONES, create_backbone
+from network.pretrained import load_model_state
 
 # G multiply-adds at 512x512 for output strides 32, 16, 8. Those of the original at 16 and 8 were
 # only ever measured for a dilation that is not weight-equivalent. xception71 at 8 is what timm's
@@ -212,12 +213,27 @@ def test_timms_file_fits(name, tmp_path, capsys):
 
 def test_the_predecessors_file_lacks_the_last_batch_norm(tmp_path):
     """Its models end at conv4, so a checkpoint of one cannot fit; the error says what misses."""
-    state = create_model("deeplabv3_xception").state_dict()
+    name = "deeplabv3_xception"
+    state = create_model(name).state_dict()
     kept = {key: value for key, value in state.items() if ".bn4." not in key}
     assert len(state) - len(kept) == 5
-    torch.save({"model_state": kept, "cur_itrs": 1}, tmp_path / "theirs.pth")
-    with pytest.raises(ValueError, match=r"bn4\.weight"):
-        create_model("deeplabv3_xception", pretrained=str(tmp_path / "theirs.pth"))
+    path = tmp_path / "theirs.pth"
+    torch.save({"model_state": kept, "cur_itrs": 1}, path)
+    why = (
+        "bn4.weight (and 3 more); it is VainF/DeepLabV3Plus-Pytorch's xception, which is another "
+        "network (no BatchNorm behind the last convolution) and can't be used"
+    )
+    with pytest.raises(ValueError) as error:
+        create_model(name, pretrained=path)
+    assert str(error.value) == f"{path} does not fit xception: no tensor {why}"
+    with pytest.raises(ValueError) as error:
+        load_checkpoint(path, name=name)
+    fits = f"{path} does not fit {name}, nor any other model: no tensor backbone.{why}"
+    assert str(error.value) == fits
+    # Not of a file that lacks more.
+    del kept["backbone.conv4.pointwise.weight"]
+    with pytest.raises(ValueError, match=r"nor any other model: no tensor .* more\)$"):
+        load_model_state(create_model(name), kept, source="X.pth")
 
 
 @pytest.mark.xfail(

@@ -116,7 +116,9 @@ def test_other_threads_are_said() -> None:
     assert len(notes) == 1 and "77 threads" in notes[0]
 
 
-@pytest.mark.parametrize("left", ["latest_r.pth", "best_r.pth", "r/history.jsonl"])
+@pytest.mark.parametrize(
+    "left", ["latest_r.pth", "latest_r.1.pth", "best_r.pth", "r/history.jsonl"]
+)
 def test_an_earlier_run_is_not_overwritten_unasked(tmp_path: Path, left: str) -> None:
     files = checkpoint.RunFiles(tmp_path, "r")
     files.refuse_overwriting()
@@ -125,4 +127,14 @@ def test_an_earlier_run_is_not_overwritten_unasked(tmp_path: Path, left: str) ->
     path.touch()
     with pytest.raises(ValueError, match="--overwrite.*--output_dir") as refused:
         files.refuse_overwriting()
-    assert ("--continue_training" in str(refused.value)) == (left == "latest_r.pth")
+    going_on = "--continue_training" in str(refused.value)
+    assert going_on == left.startswith("latest_")
+
+
+@pytest.mark.parametrize("name", ["keep_checkpoints", "early_stop", "max_bad_steps", "val_tile"])
+def test_options_that_change_no_step_are_not_reported(name: str) -> None:
+    saved = state_after(1) | {"rng": [checkpoint.rng_state()], "options": {name: 1, "compile": 0}}
+    _, optimizer, scheduler = build()
+    now = {name: 2, "compile": 1}
+    notes = checkpoint.resume(saved, "x.pth", optimizer=optimizer, scheduler=scheduler, options=now)
+    assert notes == ["--compile was 0, is now 1"]

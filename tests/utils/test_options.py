@@ -111,12 +111,6 @@ def test_mistakes_are_one_line_and_exit_2(
     assert expected in error and error.count("\n") == 1
 
 
-def test_several_gpus_are_answered_by_a_torchrun_command() -> None:
-    command = "python main.py --gpu_id 0,1,2 --lr 0.1"
-    expected = "torchrun --nproc_per_node 3 main.py --lr 0.1"
-    assert options.torchrun_command(command, "0,1,2") == expected
-
-
 def test_every_flag_has_help_that_names_its_default(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         options.parse_main(["--help"])
@@ -127,20 +121,3 @@ def test_every_flag_has_help_that_names_its_default(capsys: pytest.CaptureFixtur
         assert f"--{name}" in text
         if isinstance(default, int | float) and not isinstance(default, bool):
             assert f"(default: {default})" in text
-
-
-def test_options_without_effect_are_named() -> None:
-    given = "--dataset shapes --year 2007 --focal_gamma 1 --vis_port 99 --step_size 5"
-    assert options.without_effect(options.parse_main(given.split())) == [
-        "--year has no effect without --dataset voc",
-        "--step_size has no effect without --lr_policy step",
-        "--focal_gamma has no effect without --loss_type focal_loss",
-        "--vis_port has no effect without --enable_vis",
-    ]
-    given = "--lr_policy step --step_size 5 --loss_type focal_loss --focal_gamma 1 --year 2007"
-    assert options.without_effect(options.parse_main(given.split())) == []
-    given = "--ckpt a.pth --pretrained b.pth --test_only --overwrite"
-    assert options.without_effect(options.parse_main(given.split())) == [
-        "--pretrained has no effect with --ckpt",
-        "--overwrite has no effect with --test_only",
-    ]

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.optim import SGD
 
-from utils.scheduler import ClosedFormLR, PolyLR, StepLR, create_scheduler
+from utils.scheduler import ClosedFormLR, CosineLR, PolyLR, StepLR, create_scheduler
 
 
 def make_optimizer(*lrs: float) -> SGD:
@@ -37,6 +37,8 @@ def advance(scheduler: ClosedFormLR, num_steps: int) -> list[list[float]]:
 MAKE: dict[str, Callable[[SGD], ClosedFormLR]] = {
     "poly": lambda optimizer: PolyLR(optimizer, 30),
     "poly with warm-up": lambda optimizer: PolyLR(optimizer, 30, warmup_iters=7),
+    "cosine": lambda optimizer: CosineLR(optimizer, 30),
+    "cosine with warm-up": lambda optimizer: CosineLR(optimizer, 30, warmup_iters=7),
     "step": lambda optimizer: StepLR(optimizer, 4),
     "step with warm-up": lambda optimizer: StepLR(optimizer, 4, warmup_iters=7),
 }
@@ -75,7 +77,22 @@ def test_floor_raises_no_lr() -> None:
     )
 
 
-@pytest.mark.parametrize("policy", ["poly", "step"])
+def test_cosine_equals_torch_and_its_literals() -> None:
+    ours = advance(CosineLR(make_optimizer(), 40, min_lr=1e-4), 60)
+    optimizer = make_optimizer()
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 40, eta_min=1e-4)
+    for lrs in ours[:41]:
+        assert lrs == pytest.approx([group["lr"] for group in optimizer.param_groups], rel=1e-9)
+        optimizer.step()
+        theirs.step()
+    assert ours[40:] == [[1e-4, 1e-4]] * 21
+    # Half and a third of the way: (1 + cos 90 deg) / 2 and (1 + cos 60 deg) / 2.
+    history = advance(CosineLR(make_optimizer(0.8), 12, min_lr=0.0), 6)
+    assert (history[4], history[6]) == ([pytest.approx(0.6)], [pytest.approx(0.4)])
+    assert advance(CosineLR(make_optimizer(0.0, 1e-8), 3), 3)[-1] == [0.0, 1e-8]
+
+
+@pytest.mark.parametrize("policy", ["poly", "step", "cosine"])
 def test_warmup(policy: str) -> None:
     scheduler = create_scheduler(
         policy, make_optimizer(0.1), total_itrs=20, step_size=8, warmup_itrs=5
@@ -84,6 +101,9 @@ def test_warmup(policy: str) -> None:
     assert history[:5] == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1])
     if policy == "poly":
         assert history[5:] == pytest.approx([0.1 * (1 - t / 20) ** 0.9 for t in range(5, 20)])
+    elif policy == "cosine":
+        cosine = [0.05 * (1 + math.cos(math.pi * t / 20)) for t in range(5, 20)]
+        assert history[5:] == pytest.approx(cosine, abs=1e-6)  # the floor lifts them
     else:
         assert history[5:] == pytest.approx([0.1] * 3 + [0.01] * 8 + [0.001] * 4)
 
@@ -208,8 +228,10 @@ def test_bad_input() -> None:
         StepLR(optimizer, 10, warmup_iters=-1)
     with pytest.raises(ValueError, match="step_size is 0"):
         StepLR(optimizer, 0)
-    with pytest.raises(ValueError, match="unknown lr policy 'cosine'; choose from poly, step"):
-        create_scheduler("cosine", optimizer, total_itrs=10, step_size=10)
+    with pytest.raises(ValueError, match="max_iters is 0; it must be at least 1"):
+        CosineLR(optimizer, 0)
+    with pytest.raises(ValueError, match="unknown lr policy 'linear'; .* poly, step, cosine"):
+        create_scheduler("linear", optimizer, total_itrs=10, step_size=10)
     for state in ({}, {"last_epoch": -1}, {"last_epoch": "5"}):
         with pytest.raises(ValueError, match="scheduler state with last_epoch"):
             PolyLR(optimizer, 10).load_state_dict(state)

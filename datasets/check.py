@@ -1,0 +1,177 @@
+"""The check of a data set before the first step: what is in it, and what would spoil a training.
+
+Every sample is loaded as training would load it; datasets/findings.py says what is made of that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from datasets.base import FileDataset, SegmentationDataset
+from datasets.files import DataError, is_turned
+from datasets.findings import (
+    TRAIN_SPLITS,
+    Finding,
+    SplitSummary,
+    Verdict,
+    judge_classes,
+    judge_copies,
+    judge_few,
+    judge_files,
+    judge_labels,
+    judge_orientation,
+    judge_paths,
+    percent,
+)
+from datasets.statistics import ClassCounts, label_histogram, map_samples
+
+NUM_SHEET_SAMPLES = 12
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`check` found; the lines of `problems` and `notes` stand for themselves."""
+
+    class_names: Sequence[str]
+    splits: dict[str, SplitSummary]
+    problems: list[str]
+    notes: list[str]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found that training would suffer from."""
+        return not self.problems
+
+    @property
+    def sheet_samples(self) -> list[tuple[str, int]]:
+        """Some (split, index) for a contact sheet, evenly spread, twice as many train as others."""
+        shares = [3 if name in TRAIN_SPLITS else 1.5 for name in self.splits]
+        chosen = []
+        for share, (name, split) in zip(shares, self.splits.items(), strict=True):
+            count = round(NUM_SHEET_SAMPLES * share / sum(shares))
+            spread = spread_evenly(len(split.readable), count)
+            chosen += [(name, split.readable[place]) for place in spread]
+        return chosen
+
+    def table(self) -> str:
+        """A line on each split, then for each class its share of the labelled pixels and images."""
+        head = ["class", *(f"{s} {what}" for s in self.splits for what in ("%", "images")), ""]
+        rows = [head]
+        for number, name in enumerate(self.class_names):
+            row = [name]
+            for split in self.splits.values():
+                pixels, total = int(split.counts.pixels[number]), int(split.counts.pixels.sum())
+                row += [percent(pixels / max(total, 1)), str(split.counts.images[number])]
+            rows.append([*row, self._flag(number)])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [f"{name}: {split.line()}" for name, split in self.splits.items()] + [""]
+        for name, *cells, flag in rows:
+            numbers = (cell.rjust(width) for cell, width in zip(cells, widths[1:-1], strict=True))
+            lines.append("  ".join([name.ljust(widths[0]), *numbers, flag]).rstrip())
+        return "\n".join(lines)
+
+    def text(self) -> str:
+        """Table, problems and notes, and last what it comes to."""
+        lines = [self.table(), ""]
+        lines += [f"problem: {line}" for line in self.problems]
+        lines += [f"note: {line}" for line in self.notes]
+        count = f"{len(self.problems)} problem" + "s" * (len(self.problems) != 1)
+        lines.append(
+            "the data is fit to train on" if self.ok else f"{count}: training would suffer"
+        )
+        return "\n".join(lines)
+
+    def _flag(self, number: int) -> str:
+        labelled = {n: s.counts.pixels for n, s in self.splits.items() if s.counts.pixels.any()}
+        without = [name for name, pixels in labelled.items() if not pixels[number]]
+        if not without:
+            return ""
+        return f"never in {', '.join(without)}" if len(without) < len(labelled) else "never occurs"
+
+
+def check(
+    splits: Mapping[str, SegmentationDataset],
+    *,
+    num_workers: int,
+    sample: int | None = None,
+    progress: bool = True,
+    skip_bad_files: bool = False,
+) -> Report:
+    """Load the samples of `splits` (by their names: "train", "val", ...) and judge what is found.
+
+    With `sample` only that many of each split are loaded, evenly spread, and what only a look at
+    all of them can tell is not judged. With `skip_bad_files` unreadable ones are mere notes.
+    Raises DataError when a loader process is killed.
+    """
+    jobs = []
+    for name, dataset in splits.items():
+        count = len(dataset) if sample is None else min(sample, len(dataset))
+        jobs += [(name, index) for index in spread_evenly(len(dataset), count)]
+    class_names = next(iter(splits.values())).class_names
+    summaries = {
+        name: SplitSummary(len(dataset), ClassCounts.none(len(class_names)))
+        for name, dataset in splits.items()
+    }
+    for finding in map_samples(
+        partial(_examine, dict(splits), jobs),
+        len(jobs),
+        name_of=lambda number: splits[jobs[number][0]].sample_name(jobs[number][1]),
+        num_workers=num_workers,
+        title="checking the data" if progress else None,
+    ):
+        summaries[finding.split].add(finding)
+    problems, notes = judge_files(summaries)
+    if skip_bad_files:
+        problems, notes = [], problems + notes
+    for more_problems, more_notes in _verdicts(summaries, splits, brief=sample is not None):
+        problems, notes = problems + more_problems, notes + more_notes
+    return Report(class_names, summaries, problems, notes)
+
+
+def _verdicts(
+    summaries: Mapping[str, SplitSummary],
+    splits: Mapping[str, SegmentationDataset],
+    *,
+    brief: bool,
+) -> list[Verdict]:
+    class_names = next(iter(splits.values())).class_names
+    verdicts = [judge_labels(summaries), judge_orientation(summaries), judge_copies(summaries)]
+    if brief:
+        return [*verdicts, judge_paths(splits), judge_few(summaries, class_names)]
+    return [*verdicts, judge_classes(summaries, class_names)]
+
+
+def spread_evenly(length: int, count: int) -> list[int]:
+    """Up to `count` different indices of a sequence, the first and the last among them."""
+    return np.unique(np.linspace(0, length - 1, min(count, length)).round().astype(int)).tolist()
+
+
+def _examine(
+    splits: Mapping[str, SegmentationDataset], jobs: Sequence[tuple[str, int]], number: int
+) -> Finding:
+    split, index = jobs[number]
+    dataset = splits[split]
+    name = dataset.sample_name(index)
+    try:
+        image, label = dataset.load(index)
+        if image.shape != (*label.shape, 3) or not image.dtype == label.dtype == np.uint8:
+            raise DataError(
+                f"sample {name}: image {image.shape} {image.dtype} and label {label.shape} "
+                f"{label.dtype}; must be (H, W, 3) and (H, W), both uint8"
+            )
+        histogram = label_histogram(label, len(dataset.class_names), name)
+    except DataError as error:
+        return Finding(split, index, name, f"{split}: {error}")
+    except Exception as error:  # a data set of somebody else's may raise anything
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return Finding(split, index, name, f"{split}: sample {name}: {reason}")
+    digest = hashlib.sha256(repr(image.shape).encode())
+    digest.update(np.ascontiguousarray(image))
+    size = (image.shape[1], image.shape[0])
+    turned = isinstance(dataset, FileDataset) and is_turned(dataset.images[index])
+    return Finding(split, index, name, None, size, histogram, digest.digest(), turned)

@@ -1,0 +1,298 @@
+"""Class lists: `classes.txt`, `classes.csv` or `classes.json` in a data set's folder.
+
+A class is the number of its row, from 0, in label files, unless the list states values. Rows named
+`ignored` are no class: what they name is left out of loss and scores.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from datasets.base import ClassFacts, make_palette
+from datasets.files import IGNORE, Color, make_label_table
+from datasets.voc import voc_cmap
+
+FILE_NAMES = ("classes.txt", "classes.csv", "classes.json")
+IGNORED = "ignored"  # the name of what is no class
+MAX_CLASSES = 255  # 255 itself is the train id of what is ignored
+COLUMNS = {
+    **{name: name for name in ("name", "r", "g", "b", "color", "value")},
+    **{"red": "r", "green": "g", "blue": "b", "colour": "color", "values": "value"},
+}
+HOW_TO_WRITE = (
+    "write a classes.txt with the name of value 0 in its first line, of value 1 in its second, and "
+    "so on (or a classes.csv with the header name,color,value and lines like road,#804080,7)"
+)
+
+
+class Row(NamedTuple):
+    """One row of a class list, as it stands there."""
+
+    where: str  # "line 3", for messages
+    name: str
+    color: Color | None
+    values: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """A checked class list; `facts.colors` is there if the list has colours."""
+
+    path: Path
+    facts: ClassFacts
+    has_values: bool  # the list states them itself
+
+
+def find_class_list(root: Path) -> Path | None:
+    """The class list of the data set in `root`; two of them are a ValueError."""
+    found = [root / name for name in FILE_NAMES if (root / name).is_file()]
+    if len(found) > 1:
+        names = " and ".join(path.name for path in found)
+        raise ValueError(f"{root} holds {names}; keep one of them")
+    return found[0] if found else None
+
+
+def read_class_list(path: Path) -> ClassList:
+    """Read and check a class list by its suffix; ValueError names the file and the line."""
+    try:
+        rows = PARSERS[path.suffix](_read_text(path))
+        return _checked(path, rows)
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from error
+
+
+def _read_text(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from error
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"line {line} is not UTF-8; save the file as UTF-8") from error
+    if "\0" in text:
+        raise ValueError("holds zero bytes; save the file as UTF-8")
+    if not text.strip():
+        raise ValueError(f"is empty; {HOW_TO_WRITE}")
+    return re.sub(r"\r\n?", "\n", text)
+
+
+def _parse_txt(text: str) -> list[Row]:
+    rows = []
+    for number, line in enumerate(text.rstrip().split("\n"), start=1):
+        name = line.strip()
+        if not name:
+            raise ValueError(
+                f"line {number} is empty; each line names the value of its number, from 0 "
+                f"(`{IGNORED}` for a value that is no class)"
+            )
+        if re.search(r"[,;\t]\s*#?\d|^\d+\s*[:,;\t=]", name):
+            raise ValueError(
+                f"line {number}, {name!r}, holds more than a name; colours and values are for a "
+                "classes.csv with the header name,color,value"
+            )
+        rows.append(Row(f"line {number}", name, None, None))
+    return rows
+
+
+def _parse_csv(text: str) -> list[Row]:
+    header = text.lstrip().split("\n", 1)[0]
+    delimiter = next((mark for mark in ",;\t" if mark in header), ",")
+    reader = csv.reader(text.split("\n"), delimiter=delimiter, skipinitialspace=True, strict=True)
+    rows: list[Row] = []
+    columns: list[str] | None = None
+    try:
+        for fields in reader:
+            cells = [field.strip() for field in fields]
+            if not any(cells):
+                continue
+            where = f"line {reader.line_num}"
+            if columns is None:
+                columns = _columns(cells, where)
+                continue
+            if len(cells) != len(columns):
+                raise ValueError(
+                    f"{where} has {len(cells)} fields, the header {len(columns)} "
+                    "(a value that holds the separator goes in quotes)"
+                )
+            rows.append(_csv_row(dict(zip(columns, cells, strict=True)), where))
+    except csv.Error as error:
+        raise ValueError(f"line {reader.line_num} is not CSV: {error}") from error
+    return rows
+
+
+def _columns(cells: list[str], where: str) -> list[str]:
+    columns = [COLUMNS.get(cell.lower(), "") for cell in cells]
+    rgb = {"r", "g", "b"} & set(columns)
+    if (
+        "" in columns
+        or "name" not in columns
+        or len(set(columns)) < len(columns)
+        or len(rgb) not in (0, 3)
+        or (rgb and "color" in columns)
+    ):
+        raise ValueError(
+            f"{where} is {', '.join(cells)!r}; the header must be name, perhaps with color or "
+            "r,g,b, and perhaps with value"
+        )
+    return columns
+
+
+def _csv_row(cells: Mapping[str, str], where: str) -> Row:
+    color = None
+    if cells.get("color"):
+        color = _hex_color(cells["color"], where)
+    elif any(cells.get(channel) for channel in "rgb"):
+        parts = [cells[channel] for channel in "rgb"]
+        color = _rgb_color([int(p) if re.fullmatch(r"\d{1,3}", p) else p for p in parts], where)
+    values = _values(cells["value"], where) if cells.get("value") else None
+    return Row(where, cells["name"], color, values)
+
+
+def _parse_json(text: str) -> list[Row]:
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {error.lineno} is not JSON: {error.msg}") from error
+    except RecursionError as error:
+        raise ValueError("is nested too deeply to be a class list") from error
+    if isinstance(content, dict) and set(content) == {"classes"}:
+        content = content["classes"]
+    if not isinstance(content, list):
+        raise ValueError('must hold a list of classes, or {"classes": [...]}')
+    return [_json_row(entry, f"entry {number}") for number, entry in enumerate(content, start=1)]
+
+
+def _json_row(entry: object, where: str) -> Row:
+    if isinstance(entry, str):
+        return Row(where, entry.strip(), None, None)
+    keys = [COLUMNS.get(key, "") for key in entry] if isinstance(entry, dict) else []
+    if "name" not in keys or not set(keys) <= {"name", "color", "value"}:
+        raise ValueError(
+            f'{where} must be a name or an object with "name", "color" and "value", got '
+            f"{json.dumps(entry)[:80]}"
+        )
+    cells = dict(zip(keys, entry.values(), strict=True))
+    name, color, values = cells["name"], cells.get("color"), cells.get("value")
+    if not isinstance(name, str):
+        raise ValueError(f"{where}: the name must be a text, got {json.dumps(name)[:80]}")
+    if color is not None:
+        parse = _hex_color if isinstance(color, str) else _rgb_color
+        color = parse(color, where)
+    return Row(where, name.strip(), color, None if values is None else _values(values, where))
+
+
+PARSERS = {".txt": _parse_txt, ".csv": _parse_csv, ".json": _parse_json}
+
+
+def _hex_color(text: str, where: str) -> Color:
+    if not re.fullmatch(r"#?[0-9a-fA-F]{6}", text):
+        raise ValueError(f"{where}: a color is written #rrggbb, got {text!r}")
+    red, green, blue = bytes.fromhex(text.removeprefix("#"))
+    return red, green, blue
+
+
+def _rgb_color(parts: object, where: str) -> Color:
+    if not isinstance(parts, list) or len(parts) != 3 or not all(map(_is_byte, parts)):
+        raise ValueError(f"{where}: a color is three numbers 0..255 (r, g, b), got {parts!r}")
+    red, green, blue = parts
+    return red, green, blue
+
+
+def _values(given: object, where: str) -> tuple[int, ...]:
+    """Label values of 7, [7, 9] or "7;9;20-25"."""
+    values: list[object] = []
+    if isinstance(given, str):
+        for part in given.split(";"):
+            limits = re.fullmatch(r"\s*(\d{1,9})(?:\s*-\s*(\d{1,9}))?\s*", part)
+            if limits is None:
+                raise ValueError(f"{where}: a value is written 7 or 7;9;20-25, got {given!r}")
+            first = int(limits[1])
+            last = min(int(limits[2] or first), 256)  # past 255 is an error whatever it is
+            values += range(first, last + 1) or [None]
+    else:
+        values += given if isinstance(given, list) else [given]
+    if not values or not all(map(_is_byte, values)):
+        raise ValueError(
+            f"{where}: a value must be in 0..255 and a range in ascending order, got {given!r}"
+        )
+    return tuple(values)
+
+
+def _is_byte(number: object) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and 0 <= number <= 255
+
+
+def _checked(path: Path, rows: list[Row]) -> ClassList:
+    """What the rows say, or a ValueError about the first contradiction."""
+    rows = [row._replace(name=_plain_name(row)) for row in rows]
+    classes = [row for row in rows if row.name != IGNORED]
+    if not 2 <= len(classes) <= MAX_CLASSES:
+        raise ValueError(
+            f"names {len(classes)} classes, allowed are 2..{MAX_CLASSES}; the background is one "
+            f"too, and rows named `{IGNORED}` are none"
+        )
+    has_values = _all_or_none(classes, [row.values for row in classes], "value")
+    has_colors = _all_or_none(classes, [row.color for row in classes], "color")
+    if not has_values:
+        rows = [row._replace(values=row.values or (i,)) for i, row in enumerate(rows)]
+    _unique(classes, lambda row: [row.name], "the name {!r}")
+    large = [row for row in rows if row.values and max(row.values) > 255]
+    if large:
+        raise ValueError(f"{large[0].where} is row number 256 or more; values are 0..255")
+    _unique(rows, lambda row: row.values or (), "the value {}")
+    _unique(rows, lambda row: [row.color] if row.color else [], "the color {}")
+    train_ids = {row.name: train_id for train_id, row in enumerate(classes)} | {IGNORED: IGNORE}
+    colors = {row.color: train_ids[row.name] for row in rows if row.color}
+    facts = ClassFacts(
+        class_names=tuple(row.name for row in classes),
+        palette=_palette(colors) if has_colors else make_palette(voc_cmap()),
+        label_table=make_label_table({v: train_ids[r.name] for r in rows for v in r.values or ()}),
+        colors=colors if has_colors else None,
+    )
+    return ClassList(path, facts, has_values)
+
+
+def _plain_name(row: Row) -> str:
+    name = " ".join(row.name.split())
+    if not name:
+        raise ValueError(f"{row.where} has no name")
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
+        raise ValueError(f"{row.where}: the name {name!a} holds control characters")
+    return name
+
+
+def _all_or_none(classes: list[Row], cells: list[object], what: str) -> bool:
+    without = [row for row, cell in zip(classes, cells, strict=True) if cell is None]
+    if without and len(without) < len(classes):
+        raise ValueError(
+            f"{without[0].where}, class {without[0].name!r}, has no {what}, others have one; give "
+            "it to all classes or to none"
+        )
+    return not without
+
+
+def _unique(rows: list[Row], cells: Callable[[Row], object], what: str) -> None:
+    seen: dict[object, Row] = {}
+    for row in rows:
+        for cell in cells(row):
+            if cell in seen:
+                raise ValueError(
+                    f"{row.where}: {what.format(cell)} is that of {seen[cell].where} too"
+                )
+            seen[cell] = row
+
+
+def _palette(colors: Mapping[Color, int]) -> np.ndarray:
+    of_train_id = {train_id: color for color, train_id in reversed(colors.items())}
+    return make_palette([of_train_id.get(train_id, (0, 0, 0)) for train_id in range(256)])

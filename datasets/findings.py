@@ -1,0 +1,213 @@
+"""What the samples of a data set are, and what speaks against training on them.
+
+*Problems* are what training or its scores would suffer from; *notes* are worth knowing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+
+from datasets.base import FileDataset, SegmentationDataset
+from datasets.statistics import ClassCounts
+
+TRAIN_SPLITS = ("train", "train_extra", "trainval")  # what may be trained on
+MAX_LINES = 20  # unreadable files that are listed
+MAX_NAMES = 8  # names in a line
+
+
+class Finding(NamedTuple):
+    """What one sample is: `error`, or else the rest."""
+
+    split: str
+    index: int
+    name: str
+    error: str | None = None
+    size: tuple[int, int] = (0, 0)  # W, H
+    histogram: np.ndarray | None = None  # (256,) int64
+    digest: bytes = b""  # of the RGB pixels
+    turned: bool = False  # by its EXIF orientation
+
+
+@dataclass
+class SplitSummary:
+    """The findings of one split, added up."""
+
+    num_samples: int
+    counts: ClassCounts
+    errors: list[str] = field(default_factory=list)
+    readable: list[int] = field(default_factory=list)  # indices
+    unlabelled: list[str] = field(default_factory=list)  # names where all pixels are ignored
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # of (W, H)
+    same_pixels: dict[bytes, list[str]] = field(default_factory=dict)  # names by image content
+    num_turned: int = 0  # images with an EXIF orientation
+
+    def add(self, finding: Finding) -> None:
+        if finding.error is not None:
+            self.errors.append(finding.error)
+            return
+        self.readable.append(finding.index)
+        self.num_turned += finding.turned
+        if not finding.histogram[: len(self.counts.pixels)].any():
+            self.unlabelled.append(finding.name)
+        self.counts.add(finding.histogram)
+        self.sizes[finding.size] += 1
+        self.same_pixels.setdefault(finding.digest, []).append(finding.name)
+
+    def line(self) -> str:
+        """How many samples of which sizes, and the share of ignored pixels."""
+        text = f"{self.num_samples} image" + "s" * (self.num_samples != 1)
+        looked_at = len(self.readable) + len(self.errors)
+        if looked_at < self.num_samples:
+            text = f"{looked_at} of {text} looked at"
+        sizes = self.sizes
+        if not sizes:
+            return f"{text}, none can be read"
+        (width, height), count = sizes.most_common(1)[0]
+        text += f", {width}x{height}"
+        if len(sizes) > 1:
+            text += f" in {count}, widths {_span(w for w, _ in sizes)}"
+            text += f", heights {_span(h for _, h in sizes)}"
+        share = self.counts.ignored / max(self.counts.ignored + int(self.counts.pixels.sum()), 1)
+        return f"{text}; {percent(share)} % of the pixels are ignored"
+
+
+Verdict = tuple[list[str], list[str]]  # problems, notes
+
+
+def judge_files(splits: Mapping[str, SplitSummary]) -> Verdict:
+    """Files that cannot be used."""
+    errors = [error for split in splits.values() for error in split.errors]
+    lines = errors[:MAX_LINES]
+    if len(errors) > MAX_LINES:
+        lines.append(f"{len(errors) - MAX_LINES} more samples can't be used")
+    return lines, []
+
+
+def judge_labels(splits: Mapping[str, SplitSummary]) -> Verdict:
+    """Splits and images without a labelled pixel."""
+    problems, notes = [], []
+    for name, split in splits.items():
+        if not split.readable:
+            problems.append(f"{name}: no sample can be read")
+        elif len(split.unlabelled) == len(split.readable):
+            line = f"{name}: no pixel is labelled, all are ignored"
+            (problems if name in (*TRAIN_SPLITS, "val") else notes).append(line)
+        elif split.unlabelled:
+            notes.append(
+                f"{name}: {_counted(split.unlabelled, 'image')} without a labelled pixel: "
+                f"{_listed(split.unlabelled)}"
+            )
+    return problems, notes
+
+
+def judge_copies(splits: Mapping[str, SplitSummary]) -> Verdict:
+    """The same image, by content, in two splits or twice in one."""
+    problems, notes = [], []
+    for (first, a), (second, b) in combinations(splits.items(), 2):
+        shared = [key for key in a.same_pixels if key in b.same_pixels]
+        pairs = [f"{a.same_pixels[key][0]} = {b.same_pixels[key][0]}" for key in shared]
+        if pairs:
+            line = f"{_counted(pairs, 'image')} in both {first} and {second}: {_listed(pairs)}"
+            if _must_differ(first, second):
+                problems.append(f"{line}; scores would flatter, take them out of one")
+            else:
+                notes.append(line)
+    for name, split in splits.items():
+        groups = [" = ".join(names[:3]) for names in split.same_pixels.values() if len(names) > 1]
+        if groups:
+            notes.append(f"{name}: {_counted(groups, 'image')} more than once: {_listed(groups)}")
+    return problems, notes
+
+
+def judge_paths(splits: Mapping[str, SegmentationDataset]) -> Verdict:
+    """The same file in train and val, which a look at the lists alone can tell."""
+    problems = []
+    files = {name: set(d.images) for name, d in splits.items() if isinstance(d, FileDataset)}
+    for (first, a), (second, b) in combinations(files.items(), 2):
+        if (shared := sorted(a & b)) and _must_differ(first, second):
+            problems.append(
+                f"{_counted(shared, 'image file')} in both {first} and {second}, the first "
+                f"{shared[0]}; scores would flatter"
+            )
+    return problems, []
+
+
+def _must_differ(first: str, second: str) -> bool:
+    """Whether the splits may share no image; trainval has those of val by its definition."""
+    return {first, second} in ({"train", "val"}, {"train_extra", "val"})
+
+
+def judge_orientation(splits: Mapping[str, SplitSummary]) -> Verdict:
+    """Images that viewers, and so perhaps who drew the labels, show turned."""
+    count = sum(split.num_turned for split in splits.values())
+    if not count:
+        return [], []
+    images = "1 image has" if count == 1 else f"{count} images have"
+    return [], [
+        f"{images} an EXIF orientation: labels belong to the pixels as stored (predict.py turns "
+        "images upright)"
+    ]
+
+
+def judge_few(splits: Mapping[str, SplitSummary], class_names: Sequence[str]) -> Verdict:
+    """What a look at some of the samples lets fear of the classes."""
+    notes = []
+    for split in TRAIN_SPLITS:
+        found = np.flatnonzero(splits[split].counts.pixels) if split in splits else ()
+        if len(found) == 1:
+            notes.append(
+                f"{split}: in all {len(splits[split].readable)} images looked at the only class "
+                f"is {class_names[found[0]]}; are the values in the label files what the class "
+                "list says? --check_data looks at all"
+            )
+    return [], notes
+
+
+def judge_classes(splits: Mapping[str, SplitSummary], class_names: Sequence[str]) -> Verdict:
+    """Classes that never occur; makes sense only where every sample was looked at."""
+    problems, notes = [], []
+    occurs = {
+        split: {name for name, n in zip(class_names, summary.counts.pixels, strict=True) if n}
+        for split, summary in splits.items()
+    }
+    in_order = partial(sorted, key=list(class_names).index)
+    if never := in_order(set(class_names).difference(*occurs.values())):
+        notes.append(f"{_counted(never, 'class', 'classes')} in no label: {_listed(never)}")
+    for train in filter(occurs.__contains__, TRAIN_SPLITS):
+        if len(occurs[train]) == 1:
+            problems.append(
+                f"{train}: all labelled pixels are {occurs[train].pop()}, so there is nothing to "
+                "tell apart; are the values in the label files what the class list says?"
+            )
+        elif occurs[train] and occurs.get("val"):
+            if unseen := in_order(occurs["val"] - occurs[train]):
+                problems.append(f"in val but never in {train}, can't be learnt: {_listed(unseen)}")
+            if unscored := in_order(occurs[train] - occurs["val"]):
+                notes.append(f"in {train} but never in val, not scored: {_listed(unscored)}")
+    return problems, notes
+
+
+def percent(share: float) -> str:
+    """A share 0..1 in per cent; what is there never reads 0.00."""
+    return "<0.01" if 0 < share < 0.00005 else f"{100 * share:.2f}"
+
+
+def _span(values: Iterable[int]) -> str:
+    values = sorted(values)
+    return f"{values[0]}..{values[-1]}"
+
+
+def _counted(items: Sequence[object], one: str, many: str | None = None) -> str:
+    return f"{len(items)} {one if len(items) == 1 else many or one + 's'}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more

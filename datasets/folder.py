@@ -1,0 +1,266 @@
+"""Your own images: `images/{train,val,test}/**`, `labels/{train,val,test}/**`, and a class list.
+
+A label has the relative path of its image but for the suffix. Without split folders the samples
+are divided by a share of their number, or by a file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from datasets.base import ClassFacts, FileDataset, Source, Transform, decode, encode
+from datasets.class_list import (
+    FILE_NAMES,
+    HOW_TO_WRITE,
+    find_class_list,
+    read_class_list,
+)
+from datasets.file_pairs import (
+    SPLITS,
+    find_labels,
+    held_out,
+    is_image,
+    list_images,
+    read_split_file,
+    walk,
+)
+from datasets.label_kind import describe_content, hold_colors
+
+LABEL_FOLDERS = ("labels", "annotations", "masks")
+# The first name is ours, the others are those of ADE20K and COCO.
+SPLIT_FOLDERS = {
+    "train": ("train", "training", "train2017"),
+    "val": ("val", "validation", "val2017"),
+    "test": ("test", "testing", "test2017"),
+}
+NUM_PROBED = 20  # label files that are looked into to see what kind they are
+LAYOUT = "images/{train,val}/**, labels/{train,val}/** with the same names, and classes.txt"
+
+
+class Folder(FileDataset):
+    """Images and labels in folders of `root`; `split` is train, val or test.
+
+    `class_names`, `palette`, `label_table` and `colors` come from the class list in `root`. Where
+    images/ has no split folders, the share `val_fraction` of the images validates. `split_file`
+    says which image is in which split, whatever the folders. Samples are sorted by name. The test
+    split may come without labels.
+    """
+
+    splits: ClassVar = SPLITS
+    how_to_get: ClassVar = f"it must hold {LAYOUT}"
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "train",
+        *,
+        val_fraction: float = 0.1,
+        split_file: Path | None = None,
+        transform: Transform | None = None,
+        seed: int = 0,
+        allow_missing: bool = False,
+    ) -> None:
+        if split not in self.splits:
+            raise ValueError(f"unknown split {split!r}; allowed: {', '.join(self.splits)}")
+        facts = _read_facts(Path(root))
+        self.class_names, self.palette = facts.class_names, facts.palette
+        self.label_table, self.colors = facts.label_table, facts.colors
+        images, labels = _find_folders(Path(root))
+        if split_file is not None:
+            samples = _listed_samples(images, labels, split, split_file, allow_missing)
+        elif _split_folders(images):
+            samples = _samples_of_folder(images, labels, split, allow_missing)
+            if val_fraction != Source.val_fraction:
+                samples.notes.append(f"--val_fraction has no effect: {images} has split folders")
+        else:
+            samples = _share_of_samples(images, labels, split, val_fraction, allow_missing)
+        names, labels_of = sorted(samples.images), samples.labels
+        super().__init__(
+            [samples.images[name] for name in names],
+            None if labels_of is None else [labels_of[name] for name in names],
+            names,
+            transform=transform,
+            seed=seed,
+            hint=f"looked in {images}",
+            allow_missing=allow_missing,
+        )
+        self.notes = samples.notes
+
+    @classmethod
+    def create(
+        cls, split: str, *, source: Source, transform: Transform | None, seed: int
+    ) -> Folder:
+        return cls(
+            source.root,
+            split,
+            val_fraction=source.val_fraction,
+            split_file=source.split_file,
+            transform=transform,
+            seed=seed,
+            allow_missing=source.skip_bad_files,
+        )
+
+    @classmethod
+    def class_facts(cls, source: Source) -> ClassFacts:
+        return _read_facts(source.root)
+
+    def encode_target(self, target: np.ndarray) -> np.ndarray:
+        """Label file values of any shape -> train ids, uint8, in a new array."""
+        return encode(target, self.label_table)
+
+    def decode_target(self, target: np.ndarray | Tensor) -> np.ndarray:
+        """Train ids of any shape -> colours (..., 3) uint8, in a new array."""
+        return decode(target, self.palette)
+
+
+@dataclass
+class _Samples:
+    """The files of a split by sample name; `labels` is None where there is no ground truth."""
+
+    images: Mapping[str, Path]
+    labels: Mapping[str, Path] | None
+    notes: list[str] = field(default_factory=list)
+
+
+def _read_facts(root: Path) -> ClassFacts:
+    """What the class list says, with colours if that is what the label files hold."""
+    if not root.is_dir():
+        raise FileNotFoundError(f"no folder {root}; --data_root must hold {LAYOUT}")
+    path = find_class_list(root)
+    probed = _some_labels(root)
+    if path is None:
+        raise FileNotFoundError(
+            f"none of {', '.join(FILE_NAMES)} in {root}; {HOW_TO_WRITE}{describe_content(probed)}"
+        )
+    class_list = read_class_list(path)
+    if hold_colors(probed, class_list):
+        return class_list.facts
+    return replace(class_list.facts, colors=None)
+
+
+def _some_labels(root: Path) -> list[Path]:
+    folder = _label_folder(root)
+    return [] if folder is None else list(islice(filter(is_image, walk(folder)), NUM_PROBED))
+
+
+def _label_folder(root: Path) -> Path | None:
+    """The folder with the labels: of several the one that holds images, as COCO has JSON in one."""
+    there = [root / name for name in LABEL_FOLDERS if (root / name).is_dir()]
+    filled = [folder for folder in there if any(map(is_image, walk(folder)))]
+    if len(filled) > 1:
+        raise ValueError(f"labels are in {' and in '.join(map(str, filled))}; keep one of them")
+    return next(iter(filled or there), None)
+
+
+def _find_folders(root: Path) -> tuple[Path, Path]:
+    images, labels = root / "images", _label_folder(root)
+    if not images.is_dir():
+        raise FileNotFoundError(f"no folder {images}; --data_root must hold {LAYOUT}")
+    if labels is None:
+        raise FileNotFoundError(
+            f"no folder {root / 'labels'} (or {', '.join(LABEL_FOLDERS[1:])}); --data_root must "
+            f"hold {LAYOUT}"
+        )
+    return images, labels
+
+
+def _split_folders(parent: Path) -> dict[str, Path]:
+    """The folders of the splits, by the names of `SPLIT_FOLDERS` in any case."""
+    folders: dict[str, Path] = {}
+    for name in sorted(os.listdir(parent)):
+        for split, names in SPLIT_FOLDERS.items():
+            if name.lower() in names and (parent / name).is_dir():
+                if split in folders:
+                    raise ValueError(
+                        f"{folders[split]} and {parent / name} are both for {split}; keep one"
+                    )
+                folders[split] = parent / name
+    return folders
+
+
+def _samples_of_folder(images: Path, labels: Path, split: str, allow_missing: bool) -> _Samples:
+    folder = _split_folders(images).get(split)
+    if folder is None:
+        instead = (
+            ""
+            if split == "test"
+            else (
+                f" and {labels / split}, or put all images directly in {images} and all labels in "
+                f"{labels} for --val_fraction"
+            )
+        )
+        raise FileNotFoundError(
+            f"no folder {images / split}, though there are others for splits; make it{instead}, "
+            "or list the images in a --split_file"
+        )
+    files, others = list_images(folder)
+    if not files:
+        raise ValueError(f"the split {split} is empty: no image in {folder}, or in folders there")
+    notes = _left_out(others, f"files in {folder} without an image's suffix")
+    used = {path.name for path in _split_folders(images).values()}
+    beside = [images / n for n in sorted(os.listdir(images)) if n not in used and n[0] != "."]
+    notes += _left_out(beside, f"files or folders in {images} that are of no split")
+    label_folder = _split_folders(labels).get(split)
+    label_files = {} if label_folder is None else list_images(label_folder)[0]
+    if not label_files and split == "test":
+        return _Samples(files, None, notes)
+    place = label_folder or labels / split
+    pairs = find_labels(files, label_files, place=place, allow_missing=allow_missing)
+    notes += _without_image(label_files, pairs)
+    return _Samples(files, pairs, notes)
+
+
+def _share_of_samples(
+    images: Path, labels: Path, split: str, fraction: float, allow_missing: bool
+) -> _Samples:
+    if split == "test":
+        raise FileNotFoundError(f"no folder {images / split}; make it, or give a --split_file")
+    files, others = list_images(images)
+    if not files:
+        raise ValueError(f"the data set is empty: no image in {images}, or in folders there")
+    label_files = list_images(labels)[0]
+    pairs = find_labels(files, label_files, place=labels, allow_missing=allow_missing)
+    validating = held_out(list(files), fraction)
+    notes = [
+        f"no split folders: {len(validating)} of {len(files)} images validate "
+        f"(--val_fraction {fraction:g}, by name)",
+        *_left_out(others, f"files in {images} without an image's suffix"),
+        *_without_image(label_files, pairs),
+    ]
+    chosen = [name for name in files if (name in validating) == (split == "val")]
+    return _Samples({n: files[n] for n in chosen}, {n: pairs[n] for n in chosen}, notes)
+
+
+def _listed_samples(
+    images: Path, labels: Path, split: str, split_file: Path, allow_missing: bool
+) -> _Samples:
+    files, _ = list_images(images)
+    names = read_split_file(split_file, files)
+    if not names[split]:
+        raise ValueError(f"split file {split_file} has no line `{split} NAME`")
+    counts = ", ".join(f"{len(listed)} {name}" for name, listed in names.items())
+    left = [files[name] for name in files if not any(name in listed for listed in names.values())]
+    notes = [f"split by {split_file}: {counts}", *_left_out(left, "images that are not listed")]
+    label_files = list_images(labels)[0]
+    chosen = {name: files[name] for name in names[split]}
+    if split == "test" and not any(name in label_files for name in chosen):
+        return _Samples(chosen, None, notes)
+    pairs = find_labels(chosen, label_files, place=labels, allow_missing=allow_missing)
+    return _Samples(chosen, pairs, notes)
+
+
+def _left_out(paths: Sequence[Path], what: str) -> list[str]:
+    return [f"left out: {len(paths)} {what}, the first: {paths[0]}"] if paths else []
+
+
+def _without_image(labels: Mapping[str, Path], used: Mapping[str, Path]) -> list[str]:
+    taken = set(used.values())
+    return _left_out([p for p in labels.values() if p not in taken], "labels without an image")

@@ -1,0 +1,95 @@
+"""What kind of labels a folder holds: values, or colours; told from the first few files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from datasets.class_list import ClassList
+from datasets.files import IGNORE, NO_CLASS, Color, DataError, open_image, white_value
+
+
+def hold_colors(labels: Sequence[Path], class_list: ClassList) -> bool:
+    """Whether the labels mean their colours, not their values.
+
+    So does RGB; and so do palette files whose indices some program chose: all their colours are
+    those of classes, but not of the classes that have these indices. Grey is taken for colours
+    where all of it is the grey of classes, and values would leave some of it without class.
+    """
+    modes = {path: _mode(path) for path in labels}
+    rgb = [path for path, mode in modes.items() if mode.startswith("RGB")]
+    if rgb and class_list.facts.colors is None:
+        raise DataError(
+            f"label {rgb[0]} holds colors, and {class_list.path} gives none; give each class one "
+            f"(classes.csv with the header name,color){describe_content(rgb)}"
+        )
+    colors, table = class_list.facts.colors, class_list.facts.label_table
+    if rgb or class_list.has_values or colors is None:
+        return bool(rgb)
+    if any(_has_own_indices(path, colors, table) for path in modes if modes[path] == "P"):
+        return True
+    grey, bits = (_all_values(p for p in modes if modes[p] == mode) for mode in ("L", "1"))
+    return _is_grey_of_classes(grey, bits, colors, table)
+
+
+def _mode(path: Path) -> str:
+    try:
+        with Image.open(path) as image:
+            return image.mode
+    except Exception:  # a damaged file is named when it is loaded
+        return ""
+
+
+def _has_own_indices(path: Path, colors: Mapping[Color, int], table: np.ndarray) -> bool:
+    try:
+        label = open_image(path)
+    except DataError:
+        return False
+    palette = label.getpalette("RGB") or []
+    indices = np.unique(np.asarray(label)).tolist()
+    meant = [colors.get(tuple(palette[3 * i : 3 * i + 3])) for i in indices]
+    return None not in meant and meant != table[indices].tolist()
+
+
+def _all_values(labels: Iterable[Path]) -> list[int]:
+    """All values in the files that can be read; True, white, is 255."""
+    values: set[int] = set()
+    for path in labels:
+        with suppress(DataError):
+            values.update(np.unique(np.asarray(open_image(path).convert("L"))).tolist())
+    return sorted(values)
+
+
+def _is_grey_of_classes(
+    grey: Sequence[int], bits: Sequence[int], colors: Mapping[Color, int], table: np.ndarray
+) -> bool:
+    """Whether the values of the grey and of the one-bit files (0 and 255) mean colours."""
+    meant = {value: colors.get((value, value, value)) for value in {*grey, *bits}}
+    if None in meant.values():
+        return False
+    # Black alone could be either; as grey, it is then the value 0.
+    if any(table[v] == NO_CLASS or table[v] == IGNORE != meant[v] for v in grey):
+        return True
+    return any(table[v and white_value(table)] != meant[v] for v in bits)
+
+
+def describe_content(labels: Sequence[Path]) -> str:
+    """What the first labels hold, for who has to write a class list."""
+    values: set[object] = set()
+    for path in labels[:5]:
+        try:
+            label = open_image(path)
+        except DataError:
+            continue
+        if label.mode.startswith("RGB"):
+            found = label.convert("RGB").getcolors(1 << 12) or []
+            values.update("#" + bytes(color).hex() for _, color in found)
+        else:
+            values.update(np.unique(np.asarray(label)).astype(int).tolist())
+    shown = ", ".join(map(str, sorted(values, key=lambda v: (isinstance(v, str), v))[:20]))
+    more = ", ..." if len(values) > 20 else ""
+    return f"; the first labels hold {shown}{more}" if values else ""

@@ -1,0 +1,180 @@
+"""What the machine has for loader processes: cores and shared memory, and how their end is told."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+
+MAX_WORKERS = 8
+PREFETCH = 2  # batches ahead for each loader process; torch's default
+SHARED_MEMORY = Path("/dev/shm")
+
+# The files of a control group that limit its CPU time: of version 2, and of version 1.
+QUOTA_FILES = ("cpu.max", "cpu.cfs_quota_us")
+
+
+def available_cores() -> int:
+    """Cores that this process may use: by affinity, and by the CPU quota of its control groups."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return max(1, int(min(cores, _quota(Path("/")))))
+
+
+def _quota(root: Path) -> float:
+    """The tightest CPU quota of this process's control groups and their parents, in cores."""
+    quota = math.inf
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:  # not Linux, or not told
+        return quota
+    for line in lines:  # "0::/path" of version 2, "4:cpu,cpuacct:/path" of version 1
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        for mount in ("", controllers, "cpu") if controllers else ("", "unified"):
+            top = root / "sys/fs/cgroup" / mount
+            group = top / path.lstrip("/")
+            # In a container, the path may be that of the host: then only the top is there.
+            for folder in (group, *group.parents):
+                quota = min(quota, _folder_quota(folder))
+                if folder == top:
+                    break
+    return quota
+
+
+def _folder_quota(folder: Path) -> float:
+    for name in QUOTA_FILES:
+        try:
+            words = (folder / name).read_text().split()
+            if name == "cpu.cfs_quota_us":
+                words += (folder / "cpu.cfs_period_us").read_text().split()
+            time, period = float(words[0]), float(words[1])
+        except (OSError, ValueError, IndexError):  # no such file; "max"
+            continue
+        if time > 0 and period > 0:  # -1: no limit
+            return time / period
+    return math.inf
+
+
+def default_num_workers(local_world_size: int) -> int:
+    """Loader processes of each of the machine's training processes.
+
+    As many as it has cores, at most 8: they wait for the disk and for the training, and where that
+    runs on the cores too they take little of them. None where it has but one core.
+    """
+    cores = available_cores() // local_world_size
+    return min(cores, MAX_WORKERS) if cores > 1 else 0
+
+
+def check_shared_memory(
+    batch_bytes: int,
+    *,
+    num_workers: int,
+    local_world_size: int = 1,
+    directory: Path = SHARED_MEMORY,
+) -> str | None:
+    """A line where the batches on their way from loader processes may not fit in shared memory.
+
+    ``batch_bytes`` is what one batch of this process takes: 4 bytes a pixel.
+    """
+    if num_workers == 0 or not directory.is_dir():
+        return None
+    # Those fetched ahead, one being made by each, and the one in use.
+    needed = batch_bytes * (num_workers * (PREFETCH + 1) + 1) * local_world_size
+    free = shutil.disk_usage(directory).free
+    if needed <= free:
+        return None
+    return (
+        f"the batches on their way may need {_size_text(needed)} of shared memory, and {directory} "
+        f"has {_size_text(free)} free; {_remedy(needed)}"
+    )
+
+
+def _size_text(size: float) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+
+
+def _remedy(needed: int = 0) -> str:
+    gib = max(8, math.ceil(2 * needed / 2**30))
+    return (
+        "use --num_workers 0 or a smaller number or --batch_size, or in a container more: "
+        f"docker run --shm-size={gib}g"
+    )
+
+
+class WorkerError(RuntimeError):
+    """A loader process ended on its own; the message is one line."""
+
+
+# What torch says when a loader process can't get shared memory; its blocks are named /torch_...
+SHARED_MEMORY_ERRORS = re.compile(
+    r"bus error|out of shared memory|insufficient shared memory|unable to [^\n]*</?torch_",
+    re.IGNORECASE,
+)
+TOO_MANY_FILES = re.compile(r"too many open files|received 0 items of ancdata", re.IGNORECASE)
+KILLED = re.compile(r"DataLoader worker \(pid (\d+)\) is killed by signal: ([^.]+)\.")
+WAIT_FOR_REASON = 1.0  # seconds
+EXITED = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) exited unexpectedly")
+
+
+def _whole_text(error: BaseException | None) -> str:
+    """Of the error and of those that led to it: which names the signal is a matter of timing."""
+    texts = []
+    while error is not None:
+        texts.append(str(error))
+        error = error.__cause__ or error.__context__
+    return "\n".join(texts)
+
+
+def shared_memory_error(error: BaseException) -> bool:
+    """Whether a loader process failed for want of shared memory."""
+    text = _whole_text(error)
+    return bool(SHARED_MEMORY_ERRORS.search(text)) and not TOO_MANY_FILES.search(text)
+
+
+def worker_death_line(error: BaseException) -> str | None:
+    """One line on a loader process that ended on its own; None for any other error."""
+    if isinstance(error, WorkerError):
+        return str(error)
+    text = _whole_text(error)
+    if shared_memory_error(error):
+        return f"a loader process ran out of shared memory; {_remedy()}"
+    if TOO_MANY_FILES.search(text):
+        return "loader processes have too many files open; raise the limit: ulimit -n 65536"
+    if killed := KILLED.search(text):
+        pid, name = killed.groups()
+        return f"loader process {pid} was ended by a signal ({name}); {_restart_hint()}"
+    if exited := EXITED.search(text):
+        return f"loader process {exited[1].strip()} ended unexpectedly; {_restart_hint()}"
+    return None
+
+
+def as_worker_error(error: BaseException) -> WorkerError | None:
+    """What a DataLoader with workers raised, if it is about one that ended; else None.
+
+    Reading from a process that has just ended may fail with hardly a text, before torch has been
+    told why it ended.
+    """
+    unnamed = isinstance(error, FileNotFoundError) and error.filename is None  # its socket
+    if isinstance(error, EOFError | ConnectionError) or unnamed:
+        try:
+            time.sleep(WAIT_FOR_REASON)  # torch's signal handler raises out of it
+        except RuntimeError as reason:
+            error = reason
+        line = worker_death_line(error) or f"a loader process ended; {_restart_hint()}"
+    else:
+        line = worker_death_line(error)
+    return None if line is None else WorkerError(line)
+
+
+def _restart_hint() -> str:
+    return (
+        "if nobody ended it, the machine may have run out of memory: use a smaller --num_workers; "
+        "go on with --continue_training"
+    )

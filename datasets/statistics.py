@@ -1,0 +1,281 @@
+"""How many pixels and images each class has, and the class weights made of that.
+
+Counting reads every label once, in several processes; what was counted for class weights is kept in
+a file beside the data, under a fingerprint of the label files, so that the next run need not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from datasets.base import FileDataset, SegmentationDataset
+from datasets.files import IGNORE, DataError
+from datasets.resources import PREFETCH, as_worker_error
+
+Result = TypeVar("Result")
+
+KEPT_NAME = ".class_counts.json"
+KEPT_FORMAT = 1
+MAX_KEPT = 16  # entries in the file: splits and years of one data set; the oldest goes
+
+
+@dataclass
+class ClassCounts:
+    """What occurs in the labels of some images; arrays are (C,) int64, by train id."""
+
+    pixels: np.ndarray
+    image_pixels: np.ndarray  # labelled pixels of the images in which the class occurs
+    images: np.ndarray  # in which the class occurs
+    num_images: int = 0
+    ignored: int = 0  # pixels
+
+    @classmethod
+    def none(cls, num_classes: int) -> ClassCounts:
+        """The counts before any label."""
+        return cls(*(np.zeros(num_classes, np.int64) for _ in range(3)))
+
+    def add(self, histogram: np.ndarray) -> None:
+        """Count a label with these numbers of pixels (256,) by train id."""
+        pixels = histogram[: len(self.pixels)]
+        present = pixels > 0
+        self.pixels += pixels
+        self.image_pixels += present * pixels.sum(dtype=np.int64)
+        self.images += present
+        self.num_images += 1
+        self.ignored += int(histogram[IGNORE])
+
+
+def count_classes(
+    dataset: SegmentationDataset,
+    *,
+    num_workers: int,
+    progress: bool = True,
+    skip_bad_files: bool = False,
+) -> ClassCounts:
+    """Count the labels of all samples; images are read only where a data set has no label files.
+
+    A label that cannot be used is a DataError, or, with `skip_bad_files`, not counted.
+    """
+    counts = ClassCounts.none(len(dataset.class_names))
+    for found in map_samples(
+        partial(_label_histogram_or_error, dataset),
+        len(dataset),
+        name_of=dataset.sample_name,
+        num_workers=num_workers,
+        title="counting classes" if progress else None,
+    ):
+        if not isinstance(found, str):
+            counts.add(found)
+        elif not skip_bad_files:
+            raise DataError(found)
+    return counts
+
+
+def label_histogram(label: np.ndarray, num_classes: int, name: str) -> np.ndarray:
+    """Pixels (256,) int64 of each train id in a label (H, W) uint8; no class is a DataError."""
+    histogram = np.bincount(label.reshape(-1), minlength=256)
+    wrong = np.flatnonzero(histogram[num_classes:IGNORE]) + num_classes
+    if len(wrong):
+        raise DataError(
+            f"the label of sample {name} has train id {wrong[0]}; allowed: 0..{num_classes - 1} "
+            f"and {IGNORE} (ignored)"
+        )
+    return histogram
+
+
+def median_frequency_weights(counts: ClassCounts) -> np.ndarray:
+    """Loss weights (C,) float32 after Eigen and Fergus (ICCV 2015, section 6.3.1).
+
+    A class's frequency is its share of the labelled pixels of the images it occurs in, its weight
+    the median of all frequencies divided by its own. A class that never occurs gets 0.
+    """
+    present = counts.pixels > 0
+    if not present.any():
+        raise ValueError(
+            "no labelled pixel in the training set, so no class weights; run --check_data"
+        )
+    frequency = counts.pixels / np.maximum(counts.image_pixels, 1)
+    weights = np.zeros(len(frequency))
+    weights[present] = np.median(frequency[present]) / frequency[present]
+    return weights.astype(np.float32)
+
+
+def class_weights(
+    dataset: SegmentationDataset,
+    *,
+    kept_in: Path,
+    num_workers: int,
+    progress: bool = True,
+    skip_bad_files: bool = False,
+) -> tuple[np.ndarray, list[str]]:
+    """Median frequency weights (C,) float32 of `dataset`, and what the user should know of them.
+
+    The counts are kept in `kept_in`/.class_counts.json and counted anew when a label file or the
+    class list has changed. A data set without label files is counted each time.
+    """
+    kept = KeptCounts(kept_in / KEPT_NAME)
+    key = _fingerprint(dataset, kept_in) if isinstance(dataset, FileDataset) else None
+    counts = kept.find(key, len(dataset.class_names))
+    how = f"counts of {kept.path}"
+    if counts is None:
+        counts = count_classes(
+            dataset, num_workers=num_workers, progress=progress, skip_bad_files=skip_bad_files
+        )
+        how = f"counted in {counts.num_images} labels, {_keep(kept, key, counts, len(dataset))}"
+    weights = median_frequency_weights(counts)
+    pairs = zip(dataset.class_names, weights.tolist(), strict=True)
+    notes = [f"class weights ({how}): " + ", ".join(f"{n} {w:.3g}" for n, w in pairs)]
+    absent = [n for n, p in zip(dataset.class_names, counts.pixels, strict=True) if p == 0]
+    if absent:
+        notes.append(f"never in the training set, class weight 0: {', '.join(absent)}")
+    return weights, notes
+
+
+class KeptCounts:
+    """A small JSON file of counts by fingerprint; a damaged one counts as empty."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def find(self, key: str | None, num_classes: int) -> ClassCounts | None:
+        """The counts kept under `key`, or None."""
+        entry = self._entries().get(key) if key else None
+        try:
+            arrays = {k: np.array(entry[k], np.int64) for k in ("pixels", "image_pixels", "images")}
+            if any(a.shape != (num_classes,) or a.min() < 0 for a in arrays.values()):
+                return None
+            return ClassCounts(**arrays, num_images=entry["num_images"], ignored=entry["ignored"])
+        except (KeyError, TypeError, ValueError, OverflowError):
+            return None
+
+    def add(self, key: str, counts: ClassCounts) -> None:
+        """Keep `counts`; the file is replaced at once, so nobody ever reads half of it."""
+        values = {k: getattr(v, "tolist", lambda v=v: v)() for k, v in vars(counts).items()}
+        others = [item for item in self._entries().items() if item[0] != key]
+        entries = dict([*others[1 - MAX_KEPT :], (key, values)])
+        temporary = self.path.with_name(f"{self.path.name}.{secrets.token_hex(4)}.tmp")
+        try:
+            temporary.write_text(json.dumps({"format": KEPT_FORMAT, "entries": entries}))
+            os.replace(temporary, self.path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def _entries(self) -> dict[str, Any]:
+        try:
+            content = json.loads(self.path.read_bytes())
+            return dict(content["entries"]) if content["format"] == KEPT_FORMAT else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+
+
+def _keep(kept: KeptCounts, key: str | None, counts: ClassCounts, num_samples: int) -> str:
+    """Keep the counts if that makes sense and works, and say what became of it."""
+    if key is None:
+        return "not kept: this data set has no label files"
+    if counts.num_images < num_samples:
+        return f"not kept: {num_samples - counts.num_images} could not be read"
+    try:
+        kept.add(key, counts)
+    except OSError as error:
+        return f"not kept, so the next run counts again: {kept.path}: {error.strerror or error}"
+    return f"kept in {kept.path}"
+
+
+def _fingerprint(dataset: FileDataset, base: Path) -> str:
+    """What the counts depend on: label files by path, size and time, classes, and their values."""
+    digest = hashlib.sha256(dataset.label_table.tobytes())
+    colors = sorted((dataset.colors or {}).items())
+    digest.update(repr((type(dataset).__name__, list(dataset.class_names), colors)).encode())
+    for path in dataset.labels or ():
+        # Relative, so that the file stays valid where data and all are moved.
+        shown = path.relative_to(base) if path.is_relative_to(base) else path.absolute()
+        try:
+            facts = path.stat()
+        except OSError:
+            continue  # said when it is loaded; counts without it are not kept
+        digest.update(repr((shown.as_posix(), facts.st_size, facts.st_mtime_ns)).encode())
+    return digest.hexdigest()
+
+
+def _label_histogram_or_error(dataset: SegmentationDataset, index: int) -> np.ndarray | str:
+    """The histogram of a sample's label, or the line that says why there is none."""
+    try:
+        label = dataset.load_label(index) if isinstance(dataset, FileDataset) else None
+        if label is None:
+            label = dataset.load(index)[1]
+        return label_histogram(label, len(dataset.class_names), dataset.sample_name(index))
+    except DataError as error:
+        return str(error)
+
+
+class _Calls(Dataset):
+    def __init__(self, function: Callable[[int], Any], num_calls: int) -> None:
+        self.function, self.num_calls = function, num_calls
+
+    def __len__(self) -> int:
+        return self.num_calls
+
+    def __getitem__(self, number: int) -> Any:
+        return self.function(number)
+
+
+def _unchanged(value: Any) -> Any:
+    return value
+
+
+def _ignore_interrupt(_: int) -> None:
+    """Live through a Ctrl-C, which is for the main process: it ends the others without a word."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def map_samples(
+    function: Callable[[int], Result],
+    num_samples: int,
+    *,
+    name_of: Callable[[int], str],
+    num_workers: int,
+    title: str | None,
+) -> Iterator[Result]:
+    """Yield `function(0)`, `function(1)`, ... in order, computed by single-threaded processes.
+
+    `function` has to be picklable. With a `title` a bar shows on terminals. A process that is
+    killed becomes a DataError that says where.
+    """
+    num_workers = min(num_workers, num_samples)
+    loader = DataLoader(
+        _Calls(function, num_samples),
+        batch_size=None,
+        collate_fn=_unchanged,
+        num_workers=num_workers,
+        worker_init_fn=_ignore_interrupt,
+        generator=torch.Generator(),  # left to itself it would draw from the global one
+    )
+    results = iter(loader)
+    for number in tqdm(
+        range(num_samples), desc=title, leave=False, disable=None if title else True
+    ):
+        try:
+            result = next(results)
+        except (EOFError, OSError, RuntimeError) as error:
+            if not num_workers or as_worker_error(error) is None:
+                raise
+            raise DataError(
+                f"a loader process ended at one of the {PREFETCH * num_workers} samples from "
+                f"{name_of(number)} on; out of memory? --num_workers 0 shows which"
+            ) from error
+        yield result

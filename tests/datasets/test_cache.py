@@ -1,0 +1,199 @@
+"""The cache: the same samples as without it, whatever happens to the folder or to the files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from datasets.base import FileDataset, SampleKey
+from datasets.cache import SampleCache
+from datasets.files import DataError, make_label_table
+from utils.ext_transforms import train_transform
+
+MakeDataset = Callable[..., FileDataset]
+
+
+@pytest.fixture
+def data(ten_classes: MakeDataset) -> FileDataset:
+    """Four samples of 40 x 50 pixels; their cache is not set."""
+    return ten_classes()
+
+
+@pytest.fixture
+def decoded(data: FileDataset, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The samples that were decoded, in order."""
+    seen, decode = [], data.decode
+    monkeypatch.setattr(data, "decode", lambda index: seen.append(index) or decode(index))
+    return seen
+
+
+def fill(data: FileDataset, folder: Path) -> SampleCache:
+    cache = SampleCache(folder, data)
+    for index in range(len(data)):
+        cache.load(index)
+    return cache
+
+
+def assert_same(got: tuple, expected: tuple) -> None:
+    for one, other in zip(got, expected, strict=True):
+        assert one.dtype == np.uint8 and np.array_equal(one, other)
+
+
+def test_each_sample_is_decoded_once(data: FileDataset, decoded: list[int], tmp_path: Path) -> None:
+    expected = [FileDataset.decode(data, index) for index in range(4)]
+    for run in range(3):
+        data.cache = SampleCache(tmp_path / "new" / "cache", data)
+        # A header of 64 bytes, 40 x 50 pixels of 4 bytes, in blocks of 4096.
+        assert data.cache.missing_bytes == (4 * 8192 if run == 0 else 0)
+        for index in (2, 0, 3, 1):
+            image, label = data.load(index)
+            assert_same((image, label), expected[index])
+            assert not image.flags.writeable and not label.flags.writeable
+            assert image.shape == (40, 50, 3) and label.shape == (40, 50)
+    assert decoded == [2, 0, 3, 1]
+    entries = list((tmp_path / "new" / "cache").iterdir())
+    assert len(entries) == 4
+    assert {path.suffix for path in entries} == {".sample"}
+    assert {path.stat().st_size for path in entries} == {64 + 40 * 50 * 4}
+    assert data.cache.problem() is None
+
+
+def test_the_map_is_no_copy(data: FileDataset, tmp_path: Path) -> None:
+    cache = fill(data, tmp_path / "cache")
+    image, label = cache.load(0)
+    assert not image.flags.owndata and np.shares_memory(image.base, label.base)
+
+
+def test_a_split_without_labels(data: FileDataset, tmp_path: Path) -> None:
+    bare = type(data)(data.images, None, data.names)
+    for _ in range(2):
+        image, label = SampleCache(tmp_path / "cache", bare).load(1)
+        assert np.array_equal(image, data.decode(1)[0]) and (label == 255).all()
+        assert not image.flags.writeable and not label.flags.writeable
+    # The labelled split of the same images has entries of its own.
+    assert_same(SampleCache(tmp_path / "cache", data).load(1), data.decode(1))
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+@pytest.mark.parametrize("which", ["image", "label"])
+@pytest.mark.parametrize("running", [True, False])
+def test_a_changed_file_is_read_again(
+    data: FileDataset, decoded: list[int], tmp_path: Path, which: str, running: bool
+) -> None:
+    changed = (data.images if which == "image" else data.labels)[1]
+    pixels = np.asarray(Image.open(changed))
+    Image.fromarray(pixels).save(changed, "BMP")  # uncompressed, of whatever name
+    before = changed.stat()
+    cache = fill(data, tmp_path / "cache")
+    old = cache.load(1)
+    kept = [array.copy() for array in old]
+    # Other pixels, the same length: only the time tells.
+    Image.fromarray(9 - pixels if which == "label" else 255 - pixels).save(changed, "BMP")
+    os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert changed.stat().st_size == before.st_size
+    if not running:
+        cache = SampleCache(tmp_path / "cache", data)
+        assert cache.missing_bytes == 8192
+    decoded.clear()
+    expected = FileDataset.decode(data, 1)
+    assert_same(cache.load(1), expected)
+    assert_same(cache.load(1), expected)
+    assert_same(cache.load(0), FileDataset.decode(data, 0))
+    assert decoded == [1]
+    assert_same(old, kept)  # what was handed out stays as it was
+    assert len(list((tmp_path / "cache").iterdir())) == 4  # the old entry is gone
+
+
+def test_other_classes_have_other_entries(
+    data: FileDataset, ten_classes: MakeDataset, tmp_path: Path
+) -> None:
+    fill(data, tmp_path / "cache")
+    other = ten_classes()
+    other.label_table = make_label_table({i: 9 - i for i in range(10)})
+    assert_same(SampleCache(tmp_path / "cache", other).load(0), other.decode(0))
+    colors = ten_classes()
+    colors.colors = {(1, 2, 3): 0}
+    assert SampleCache(tmp_path / "cache", colors).missing_bytes == 4 * 8192
+    assert SampleCache(tmp_path / "cache", data).missing_bytes == 0
+
+
+def test_a_file_that_vanished_is_named(data: FileDataset, tmp_path: Path) -> None:
+    cache = fill(data, tmp_path / "cache")
+    data.labels[2].unlink()
+    with pytest.raises(DataError, match=f"cannot read {data.labels[2]}: No such file"):
+        cache.load(2)
+    assert SampleCache(tmp_path / "cache", data).missing_bytes == 0
+
+
+def test_bad_files_are_never_stored(data: FileDataset, tmp_path: Path) -> None:
+    data.images[1].write_bytes(data.images[1].read_bytes()[:-30])
+    data.images[2].write_bytes(b"")
+    data.cache = SampleCache(tmp_path / "cache", data)
+    assert data.cache.missing_bytes == 3 * 8192  # that of the first is seen in its pixels only
+    data.skip_bad_files = True
+    for _ in range(2):
+        assert [data[index] is None for index in range(4)] == [False, True, True, False]
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+@pytest.mark.parametrize("damage", ["empty", "header", "short", "long", "magic", "size"])
+def test_half_written_entries_never_count(
+    data: FileDataset, decoded: list[int], tmp_path: Path, damage: str
+) -> None:
+    fill(data, tmp_path / "cache")
+    for entry in (tmp_path / "cache").iterdir():
+        content = entry.read_bytes()
+        other_magic, other_width = bytearray(content), bytearray(content)
+        other_magic[0] ^= 1
+        other_width[12] += 1
+        entry.write_bytes(
+            {
+                "empty": b"",
+                "header": content[:40],
+                "short": content[:-1],
+                "long": content + b"\0",
+                "magic": bytes(other_magic),
+                "size": bytes(other_width),
+            }[damage]
+        )
+    decoded.clear()
+    cache = SampleCache(tmp_path / "cache", data)
+    assert cache.missing_bytes == 4 * 8192
+    assert_same(cache.load(3), FileDataset.decode(data, 3))
+    assert_same(cache.load(3), FileDataset.decode(data, 3))
+    assert decoded == [3]
+
+
+def batches(data: FileDataset, workers: int) -> list[bytes]:
+    order = [[SampleKey(epoch, i, (i * 3) % 4) for i in range(4)] for epoch in range(3)]
+    loader = DataLoader(data, batch_sampler=order, num_workers=workers)
+    return [part.numpy().tobytes() for batch in loader for part in batch]
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create", "ignore:This process")
+def test_training_sees_the_same_batches(data: FileDataset, tmp_path: Path) -> None:
+    data.transform = train_transform(32, color_jitter=0.3)
+    expected = batches(data, 0)
+    for workers in (4, 0, 1):  # first by several at once, into an empty folder
+        data.cache = SampleCache(tmp_path / "cache", data)
+        assert batches(data, workers) == expected
+    assert len(list((tmp_path / "cache").iterdir())) == 4
+    assert data.cache.problem() is None
+
+
+@pytest.mark.slow
+def test_spawned_processes_share_the_cache(data: FileDataset, tmp_path: Path) -> None:
+    data.cache = SampleCache(tmp_path / "cache", data)
+    loader = DataLoader(data, batch_size=None, num_workers=1, multiprocessing_context="spawn")
+    for index, (image, label) in enumerate(loader):
+        expected = data.decode(index)
+        assert torch.equal(image, torch.tensor(expected[0]).permute(2, 0, 1))
+        assert torch.equal(label, torch.tensor(expected[1]))
+    assert data.cache.missing_bytes and SampleCache(tmp_path / "cache", data).missing_bytes == 0

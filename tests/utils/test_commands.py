@@ -1,0 +1,30 @@
+"""Commands handed to the user to type."""
+
+from __future__ import annotations
+
+import pytest
+
+from utils.commands import resume_command, torchrun_command
+
+
+def test_several_gpus_are_answered_by_a_torchrun_command() -> None:
+    command = "python main.py --gpu_id 0,1,2 --lr 0.1"
+    expected = "torchrun --nproc_per_node 3 main.py --lr 0.1"
+    assert torchrun_command(command, "0,1,2") == expected
+
+
+@pytest.mark.parametrize(
+    ("started", "processes", "goes_on"),
+    [
+        ("--lr 0.1", 1, "python main.py --lr 0.1 --continue_training"),
+        ("--lr 0.1", 4, "torchrun --nproc_per_node 4 main.py --lr 0.1 --continue_training"),
+        ("--ckpt a.pth --finetune --overwrite", 1, "python main.py --continue_training"),
+        ("--ckpt=a.pth --pretrained b.pth", 1, "python main.py --continue_training"),
+        ("--continue_training --lr 1", 1, "python main.py --lr 1 --continue_training"),
+        ("--data_root 'my data'", 1, "python main.py --data_root 'my data' --continue_training"),
+    ],
+)
+def test_what_goes_on_starts_from_the_runs_own_checkpoint(
+    started: str, processes: int, goes_on: str
+) -> None:
+    assert resume_command(f"python main.py {started}", processes=processes) == goes_on

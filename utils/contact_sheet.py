@@ -1,0 +1,108 @@
+"""The contact sheet of a data set: images beside their labels, to be looked at before training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from datasets import SegmentationDataset
+from utils.figures import IGNORED, overlay
+from utils.history import save_png
+
+PANEL = (300, 225)  # largest W, H of an image; its label is as large
+NUM_COLUMNS = 3
+GAP = 12
+TITLE_HEIGHT = 22
+LEGEND_CELL = (210, 22)
+ALPHA = 0.6
+GREY = (150, 150, 150)
+Size = tuple[int, int]
+
+
+def save_contact_sheet(
+    splits: Mapping[str, SegmentationDataset], samples: Sequence[tuple[str, int]], path: Path
+) -> None:
+    """Draw `samples`, (split, index) each, as a PNG: image, image under its label, class legend.
+
+    Classes that occur in none of the samples have a grey name. Ignored pixels show the bare image.
+    """
+    if not samples:
+        raise ValueError("a contact sheet needs a sample; no image of the data set can be read")
+    tiles, occurring = [], set()
+    for split, index in samples:
+        dataset = splits[split]
+        image, label = dataset.load(index)
+        occurring |= set(np.unique(label).tolist())
+        title = f"{split}  {dataset.sample_name(index)}  {image.shape[1]}x{image.shape[0]}"
+        tiles.append(_tile(image, label, dataset.palette, title))
+    grid = _grid(tiles)
+    names, palette = splits[samples[0][0]].class_names, splits[samples[0][0]].palette
+    legend = _legend(names, palette, occurring, grid.width)
+    sheet = Image.new("RGB", (grid.width, grid.height + legend.height), "white")
+    sheet.paste(grid, (0, 0))
+    sheet.paste(legend, (0, grid.height))
+    save_png(np.asarray(sheet), path)
+
+
+def _tile(image: np.ndarray, label: np.ndarray, palette: np.ndarray, title: str) -> Image.Image:
+    """Image and overlay side by side, shrunk or grown to the panel, under a title."""
+    height, width = label.shape
+    scale = min(PANEL[0] / width, PANEL[1] / height)
+    size = (max(round(width * scale), 1), max(round(height * scale), 1))
+    small = Image.fromarray(image).resize(size, Image.Resampling.BOX)
+    # Mixed in full size: shrunk ids would lose what is thinner than the step from pixel to pixel.
+    mixed = Image.fromarray(overlay(image, label, palette, ALPHA)).resize(
+        size, Image.Resampling.BOX
+    )
+    tile = Image.new("RGB", (2 * PANEL[0] + 4, PANEL[1] + TITLE_HEIGHT), "white")
+    draw = ImageDraw.Draw(tile)
+    draw.text((0, 2), _fitted(title, tile.width), fill="black", font=_font())
+    tile.paste(small, (0, TITLE_HEIGHT))
+    tile.paste(mixed, (size[0] + 4, TITLE_HEIGHT))
+    return tile
+
+
+def _grid(tiles: Sequence[Image.Image]) -> Image.Image:
+    columns = min(NUM_COLUMNS, len(tiles))
+    rows = -(-len(tiles) // columns)
+    width, height = tiles[0].width + GAP, tiles[0].height + GAP
+    grid = Image.new("RGB", (columns * width + GAP, rows * height + GAP), "white")
+    for number, tile in enumerate(tiles):
+        grid.paste(tile, (GAP + number % columns * width, GAP + number // columns * height))
+    return grid
+
+
+def _legend(
+    names: Sequence[str], palette: np.ndarray, occurring: set[int], width: int
+) -> Image.Image:
+    cell_width, cell_height = LEGEND_CELL
+    columns = max((width - GAP) // cell_width, 1)
+    cells = [(name, tuple(palette[i].tolist()), i in occurring) for i, name in enumerate(names)]
+    if IGNORED in occurring:
+        cells.append(("ignored: the bare image", None, True))
+    rows = -(-len(cells) // columns)
+    legend = Image.new("RGB", (width, rows * cell_height + GAP), "white")
+    draw = ImageDraw.Draw(legend)
+    for number, (name, color, occurs) in enumerate(cells):
+        x = GAP + number % columns * cell_width
+        y = number // columns * cell_height
+        draw.rectangle((x, y + 3, x + 24, y + cell_height - 4), fill=color, outline=GREY)
+        shown = _fitted(name, cell_width - 40)
+        draw.text((x + 31, y + 2), shown, fill="black" if occurs else GREY, font=_font())
+    return legend
+
+
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(14)
+
+
+def _fitted(text: str, width: int) -> str:
+    """The text, its middle left out where it is wider than `width` pixels."""
+    font, shown, kept = _font(), text, len(text)
+    while font.getlength(shown) > width and kept > 2:
+        kept -= 1
+        shown = f"{text[: kept // 2]}..{text[len(text) - (kept - kept // 2) :]}"
+    return shown

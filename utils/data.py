@@ -1,0 +1,165 @@
+"""The data sets of a run, looked at before the first step."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import datasets
+from datasets import check, statistics
+from datasets.base import FileDataset
+from datasets.cache import SampleCache
+from datasets.resources import check_shared_memory, default_num_workers
+from utils import checks, distributed, options
+from utils.contact_sheet import save_contact_sheet
+from utils.ext_transforms import train_transform, val_transform
+from utils.loss import read_class_weights
+from utils.utils import mkdir
+
+BRIEF = 8  # images of each split that are looked at before a training
+
+
+def source_of(data: options.DataOptions) -> datasets.Source:
+    """Where the data set is and how it is read."""
+    return datasets.Source(
+        root=Path(data.data_root),
+        year=data.year,
+        download=data.download and data.dataset != "shapes",
+        val_fraction=data.val_fraction,
+        split_file=Path(data.split_file) if data.split_file else None,
+        skip_bad_files=data.skip_bad_files or data.check_data,
+    )
+
+
+def num_workers(data: options.DataOptions, *, world: distributed.World) -> int:
+    """Loader processes of this process: as asked, else by its share of the cores."""
+    if data.num_workers is not None:
+        return data.num_workers
+    return default_num_workers(world.local_size)
+
+
+def build_datasets(
+    data: options.DataOptions, seed: int, *, test_only: bool, world: distributed.World
+) -> dict[str, datasets.SegmentationDataset]:
+    """The data sets "train" (unless ``test_only``) and "val"."""
+    # As the predecessor; its missing random scale on Cityscapes is not kept.
+    jitter = 0.5 if data.dataset == "cityscapes" else 0.0
+    augment = train_transform(
+        data.crop_size,
+        scale_range=data.scale_range,
+        color_jitter=jitter,
+        cat_max_ratio=data.cat_max_ratio,
+    )
+    whole = val_transform(data.crop_size if data.crop_val else None)
+    wanted = {} if test_only else {"train": (data.train_split, augment)}
+    wanted["val"] = ("val", whole)
+
+    def build() -> dict[str, datasets.SegmentationDataset]:
+        return {
+            name: datasets.create_dataset(
+                data.dataset, split, source=source_of(data), transform=transform, seed=seed
+            )
+            for name, (split, transform) in wanted.items()
+        }
+
+    made = world.main_first(build) if data.download else build()
+    reserved = 0  # of the disk, for the caches before
+    for dataset in made.values():
+        dataset.skip_bad_files = data.skip_bad_files
+        if data.cache and isinstance(dataset, FileDataset):
+            dataset.cache = SampleCache(Path(data.cache), dataset, reserved=reserved)
+            reserved += dataset.cache.missing_bytes
+    return made
+
+
+def _for_check(
+    made: dict[str, datasets.SegmentationDataset], train_split: str
+) -> dict[str, datasets.SegmentationDataset]:
+    """The data sets under their splits' names: trainval may hold what val holds, train may not."""
+    return {train_split if name == "train" else name: dataset for name, dataset in made.items()}
+
+
+def shared_memory_note(
+    data: options.DataOptions, *, workers: int, world: distributed.World
+) -> list[str]:
+    """What to say where batches may not fit on their way from the loader processes."""
+    note = check_shared_memory(
+        4 * data.crop_size**2 * (data.batch_size // world.size),
+        num_workers=workers,
+        local_world_size=world.local_size,
+    )
+    return [note] if note else []
+
+
+def brief_check(
+    made: dict[str, datasets.SegmentationDataset], data: options.DataOptions
+) -> list[str]:
+    """What a look at a few images of each split finds, one line each."""
+    report = check.check(
+        _for_check(made, data.train_split),
+        num_workers=0,
+        sample=BRIEF,
+        progress=False,
+        skip_bad_files=data.skip_bad_files,
+    )
+    lines = report.problems + report.notes
+    if data.train_split == "trainval":
+        lines.append("what is validated is trained on too: the scores say nothing of new images")
+    return [f"data: {line}" for line in lines]
+
+
+def check_data(opts: options.Options) -> int:
+    """Run --check_data; returns the exit code."""
+    world = distributed.World(0, 1, torch.device("cpu"))
+    checks.check_ranges(opts)
+    data = dataclasses.replace(opts.data, cache=None)
+    made = build_datasets(data, opts.run.random_seed, test_only=False, world=world)
+    made = _for_check(made, data.train_split)
+    folder = Path(opts.run.output_dir)
+    mkdir(folder)
+    sheet = folder / f"data_{opts.data.dataset}.png"
+    report = check.check(
+        made,
+        num_workers=num_workers(opts.data, world=world),
+        skip_bad_files=opts.data.skip_bad_files,
+    )
+    notes = checks.without_effect(opts)
+    for note in dict.fromkeys(notes + [n for dataset in made.values() for n in dataset.notes]):
+        print(f"note: {note}")
+    print(report.text())
+    if report.sheet_samples:
+        save_contact_sheet(made, report.sheet_samples, sheet)
+        print(f"contact sheet: {sheet}")
+    return 0 if report.ok else 1
+
+
+def class_weights(
+    asked: str,
+    train_set: datasets.SegmentationDataset | None,
+    class_names: list[str],
+    *,
+    root: Path,
+    workers: int,
+    skip_bad: bool,
+    trained_with: list[float] | None,
+    world: distributed.World,
+) -> tuple[Tensor | None, list[str]]:
+    """The loss weights (C,) of --class_weights, or None; and what to say about them."""
+    if asked != "auto":
+        return read_class_weights(asked, class_names), []
+    if train_set is None:  # --test_only: those the loss had in training, if it is known
+        return None if trained_with is None else torch.tensor(trained_with), []
+    weights, notes = world.main_first(
+        lambda: statistics.class_weights(
+            train_set,
+            kept_in=root,
+            num_workers=workers,
+            progress=world.is_main,
+            skip_bad_files=skip_bad,
+        )
+    )
+    unused = len(class_names) - len(weights)
+    return torch.cat([torch.from_numpy(weights), torch.zeros(unused)]), notes
