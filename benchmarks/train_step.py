@@ -1,129 +1,299 @@
-"""How long a recipe trains beside the predecessor's Cityscapes command, in one alternated run.
+"""How long a training step takes beside the predecessor's and other libraries', and what it needs.
 
-    python benchmarks/train_step.py [@recipes/camvid_cpu.txt] [--rounds 5]
+    python benchmarks/train_step.py [--models mobilenet resnet50] [--size 256] [--rounds 5]
+    python benchmarks/train_step.py @recipes/camvid_cpu.txt     # a recipe's whole training
+    python benchmarks/train_step.py --memory                    # the peak of a step, by its loss
+    python benchmarks/train_step.py --device cuda [--data DIR --dataset cityscapes]
 
-The predecessor's step is re-created from its documented recipe: deeplabv3plus_mobilenet at output
-stride 16 with its padding, fp32, SGD, plain contiguous tensors, the loss read at every step. Steps
-of both are timed in turn, so that a drifting machine slows both; the table gives the seconds of a
-step, and those of a whole training: the predecessor's 1,000 steps of 8 crops of 256, the recipe's
-own number of steps.
+The predecessor's step is re-created from its documented recipe: the same network (MobileNetV2 with
+its padding), eager fp32, contiguous tensors, full-size scores, the loss read at every step. Ours is
+the loop of main.py with its allocator settings. segmentation_models_pytorch (smp) has separable
+convolutions in the head, torchvision's DeepLabV3 no decoder: hence the GFLOP column. Each contender
+is a process of its own, in turn with the others. A ratio is the median over the rounds with its
+95 % interval (bootstrap); above 1 is faster than the base. On a GPU (or with --roofline) there is
+the share of the time that the roofline asks for: of all eager operations one by one, and of
+convolutions alone, with bf16 FLOP/s and bytes/s of a copy as measured in the same run.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import itertools
+import math
 import statistics
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from unittest import mock
 
 import torch
-from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import network  # noqa: E402
+from benchmarks import common, workers  # noqa: E402
+from benchmarks.common import Roofline, Work  # noqa: E402
 from utils import options  # noqa: E402
-from utils.loss import create_loss  # noqa: E402
-from utils.optimizer import create_optimizer  # noqa: E402
+from utils.progress import Progress  # noqa: E402
 
-NUM_CLASSES = 19
-
-
-def batch(size: int, crop: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random uint8 images and labels."""
-    images = torch.randint(0, 256, (size, 3, crop, crop), dtype=torch.uint8)
-    return images, torch.randint(0, NUM_CLASSES, (size, crop, crop), dtype=torch.uint8)
+CPU_WORKS = [("mobilenet", 256), ("mobilenet", 512), ("resnet50", 256), ("hrnetv2_48", 256)]
+GPU_MODELS = ("hrnetv2_48", "resnet50", "hgnetv2_b4", "vovnetv2_39b", "res2net50_26w_4s")
+MEMORY_CASES = ("ours fp32 plain-loss", "ours fp32", "ours bf16 plain-loss", "ours bf16")
+PREDECESSOR, RECIPE, FROM_DISK = workers.PREDECESSOR, "recipe", "ours bf16 from-disk"
+HAS_SMP = find_spec("segmentation_models_pytorch") is not None
 
 
-def predecessor_step(crop: int, size: int) -> Callable[[], None]:
-    model = network.create_model(
-        "deeplabv3plus_mobilenet",
-        num_classes=NUM_CLASSES,
-        output_stride=16,
-        backbone_args={"legacy_padding": True},
-    ).train()
-    optimizer = create_optimizer("sgd", model, lr=0.1, backbone_lr_mult=0.1, weight_decay=1e-4)
-    criterion = nn.CrossEntropyLoss(ignore_index=255)
-    normalize = network.Normalize(model.mean, model.std)
-    images, labels = batch(size, crop)
-    images, labels = normalize(images), labels.long()
+def work(contender: str, work: Work, args: argparse.Namespace) -> None:
+    """The worker's side: one contender, until nobody asks any more."""
+    if contender == "ceilings":
+        workers.serve(lambda: common.ceilings(work.device))
+        return
+    answers, sys.stdout = sys.stdout, sys.stderr  # stdout is for answers
+    progress, device = Progress(0, quiet=True), torch.device(work.device)
+    untimed = 3 if device.type == "cuda" else 1
+    if contender.startswith(("ours", RECIPE)):
+        run = common.our_run(contender, work)
+        shape = Work("", run.opts.data.crop_size, run.opts.data.batch_size)
+        batches = itertools.repeat(shape.random_batch(device))
+        if "from-disk" in contender:
+            batches = progress.track(run.train_loader(0)[1])
+            untimed = 3 + 2 * run.num_workers  # what lay ready when the first step began
+        step = common.our_step(run, batches)
+    else:
+        torch.backends.cudnn.benchmark = True  # as ours
+        step = common.peer_step(contender, work)
+    sys.stdout = answers
 
-    def step() -> None:
-        optimizer.zero_grad()
-        loss = criterion(model(images), labels)
-        loss.backward()
-        optimizer.step()
-        loss.item()
+    def turn() -> dict[str, float]:
+        common.timed(step, device, calls=untimed)
+        progress.pause()
+        with common.peak_memory(device) as result:
+            result["seconds"] = common.timed(step, device, calls=args.steps)
+        result |= progress.speed()
+        if args.ceilings and "compiled" not in contender:
+            with Roofline(*args.ceilings) as roofline:
+                step()
+            result |= roofline.counts
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # the next process needs the memory
+        return result
 
-    return step
+    workers.serve(turn)
 
 
-def recipe_step(opts: options.Options) -> Callable[[], None]:
-    model = network.create_model(
-        opts.model.model,
-        num_classes=NUM_CLASSES,
-        output_stride=opts.model.output_stride,
-        separable_conv=opts.model.separable_conv,
-    ).train()
-    model = model.to(memory_format=torch.channels_last)
-    optimizer = create_optimizer(
-        opts.optim.optimizer,
-        model,
-        lr=opts.optim.lr,
-        backbone_lr_mult=opts.optim.backbone_lr_mult,
-        weight_decay=opts.optim.weight_decay,
-    )
-    weights = torch.ones(NUM_CLASSES) if opts.optim.class_weights != "none" else None
-    criterion = create_loss(opts.optim.loss_type, class_weights=weights)
-    normalize = network.Normalize(model.mean, model.std)
-    images, labels = batch(opts.data.batch_size, opts.data.crop_size)
-    use_bf16 = opts.optim.precision == "bf16"
+def memory_work(contender: str, work: Work) -> None:
+    """The worker's side of --memory: what a step needs above what was there before it."""
+    answers, sys.stdout = sys.stdout, sys.stderr
+    with mock.patch("utils.run.keep_freed_memory"):  # a kept peak would hide the next one's
+        run = common.our_run(contender, work)
+    device = run.world.device
+    small = dataclasses.replace(work, batch=2, size=64).random_batch(device)
+    step = common.our_step(run, iter([small, work.random_batch(device)]))
+    sys.stdout = answers
+    step()  # libraries are loaded, the optimizer's state exists
 
-    def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=use_bf16):
-            inputs = normalize(images).contiguous(memory_format=torch.channels_last)
-            loss = criterion(model(inputs), labels)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    def once() -> dict[str, float]:
+        with common.peak_memory(device) as result:
+            step()
+        return result
 
-    return step
+    workers.serve(once)
+
+
+def start(contender: str, work: Work, extra: Sequence[str] = ()) -> workers.Worker:
+    """The process of one contender."""
+    arguments = [work.recipe] if work.recipe else []
+    for name, value in {**dataclasses.asdict(work), "case": contender}.items():
+        arguments += [] if name == "recipe" else [f"--{name}", str(value)]
+    return workers.Worker(__file__, [*arguments, *extra])
+
+
+def alternate(
+    works: Mapping[str, Work], rounds: int, extra: Sequence[str] = ()
+) -> dict[str, list[dict[str, float]]]:
+    """Each contender in turn, after a first round; one that fails is said and left out."""
+    started, results = {}, {name: [] for name in works}
+    for number in range(-1, rounds + 1):
+        order = list(works)[:: -1 if number % 2 else 1]
+        for name in [name for name in order if name in results]:
+            try:
+                if number < 0:
+                    started[name] = start(name, works[name], extra)
+                    continue
+                result = started[name].run()
+                if number:
+                    results[name].append(result)
+            except (SystemExit, BrokenPipeError) as error:
+                print(f"{name}, {works[name]}: left out: {error}", file=sys.stderr)
+                del results[name]
+    for worker in started.values():
+        worker.close()
+    return results
+
+
+def contenders(backbone: str, *, gpu: bool) -> list[str]:
+    """Who is compared on a backbone, where it is installed."""
+    names, peers = [PREDECESSOR, "ours fp32", "ours bf16"], ["smp fp32"]
+    if gpu:
+        names = [PREDECESSOR, "ours bf16", "ours bf16 compiled"]
+        peers = ["smp bf16", "smp bf16 channels_last"]
+    if backbone in common.SMP_ENCODERS and HAS_SMP:
+        names += peers
+    if backbone == "resnet50" and not gpu:
+        names.append("torchvision fp32")
+    return names
+
+
+def step_rows(work: Work, args: argparse.Namespace, limits: dict[str, float]) -> list[list[str]]:
+    """The rows of one network and size."""
+    names, extra = contenders(work.backbone, gpu=bool(limits)), ["--steps", str(args.steps)]
+    if limits:
+        best = max(limits["matmul"], limits["conv"])
+        extra += ["--ceilings", str(best), str(limits["bytes_per_s"])]
+    results = alternate(dict.fromkeys(names, work), args.rounds, extra)
+    if work.data:
+        results |= alternate({FROM_DISK: work}, 1, [*extra, "--steps", str(10 * args.steps)])
+    seconds = {name: [r["seconds"] for r in rounds] for name, rounds in results.items()}
+    smp = next((name for name in results if name.startswith("smp")), None)
+    rows = []
+    for name, own in seconds.items():
+        row = [str(work), name, f"{1000 * statistics.median(own):.1f}"]
+        row.append(f"{1000 * min(own):.1f}..{1000 * max(own):.1f}")
+        for base in (PREDECESSOR, smp):
+            paired = base in seconds and name not in (base, FROM_DISK)
+            row.append(common.ratio_cell(seconds[base], own) if paired else "-")
+        gflop = common.count_gflop(name, work)
+        row += [f"{gflop:.1f}", f"{gflop / statistics.median(own):.0f}"]
+        if limits:
+            eager = results.get(name.removesuffix(" compiled"), results[name])
+            row += gpu_cells(work, results[name], eager[-1])
+        rows.append(row)
+    return rows
+
+
+def gpu_cells(
+    work: Work, results: Sequence[Mapping[str, float]], counted: Mapping[str, float]
+) -> list[str]:
+    """images/s, peak, FLOPs and bytes, both shares of the roofline, data wait."""
+    seconds = statistics.median(result["seconds"] for result in results)
+    cells = [f"{work.batch / seconds:.1f}", f"{results[-1]['mib']:.0f}"]
+    cells += [f"{counted.get(name, math.nan) / 1e9:.1f}" for name in ("flops", "bytes")]
+    cells += [f"{100 * counted.get(name, math.nan) / seconds:.0f} %" for name in ("all", "conv")]
+    return [*cells, f"{100 * results[-1]['data wait']:.1f} %"]
+
+
+def show_steps(works: Sequence[Work], args: argparse.Namespace) -> None:
+    limits: dict[str, float] = {}
+    if args.roofline:
+        worker = start("ceilings", works[0])
+        limits = worker.run()
+        worker.close()
+        print(
+            f"bf16 ceilings: matmul {limits['matmul'] / 1e12:.2f} and convolution "
+            f"{limits['conv'] / 1e12:.2f} TFLOP/s, copy {limits['bytes_per_s'] / 1e9:.0f} GB/s"
+        )
+    rows = [row for one in works for row in step_rows(one, args, limits)]
+    header = "step|who|median ms|min..max|over predecessor|over smp|GFLOP|GFLOP/s".split("|")
+    if limits:
+        more = "images/s|peak MiB|conv GFLOP|GB|of the roofline|of that of convolutions|data wait"
+        header += more.split("|")
+    workers.print_table(header, rows)
+    print("" if HAS_SMP else "segmentation_models_pytorch: not installed")
+
+
+def show_memory(works: Sequence[Work]) -> None:
+    rows = []
+    for one in works:
+        for name in MEMORY_CASES:
+            worker = start(name, one, ["--memory"])
+            rows.append([str(one), name, f"{worker.run()['rise']:.0f}"])
+            worker.close()
+    workers.print_table(["step", "who", "peak of a step, MiB"], rows)
+
+
+def show_recipe(args: argparse.Namespace) -> None:
+    """The predecessor's 1,000 steps of 8 crops of 256 beside the recipe's own number of steps."""
+    opts = options.parse_main([args.recipe])
+    works = {
+        PREDECESSOR: Work("mobilenet", 256, 8, args.device),
+        RECIPE: Work(opts.model.model, 256, 8, args.device, recipe=args.recipe),
+    }
+    results = alternate(works, args.rounds, ["--steps", str(args.steps)])
+    rows, base = [], None
+    for name, rounds in results.items():
+        own = [result["seconds"] for result in rounds]
+        title, steps = (args.recipe, opts.optim.total_itrs) if name == RECIPE else (name, 1000)
+        minutes = statistics.median(own) * steps / 60
+        base = base or minutes  # the predecessor is the first
+        row = [title, f"{statistics.median(own):.3f}", f"{min(own):.3f}..{max(own):.3f}"]
+        rows.append([*row, str(steps), f"{minutes:.1f}", f"{minutes / base:.2f}"])
+    workers.print_table(["", "median s/step", "min..max", "steps", "minutes", "ratio"], rows)
+
+
+def asked_works(args: argparse.Namespace) -> list[Work]:
+    """The options' networks and sizes, or the mode's own."""
+    place = {"device": args.device, "data": args.data, "dataset": args.dataset}
+    models, sizes, batches = list(dict(CPU_WORKS)), [256], [2]
+    if args.quick:
+        models, sizes = ["mobilenet"], [64]
+    elif args.memory:
+        models, sizes, batches = ["mobilenet"], [768], [8]
+    elif args.device.startswith("cuda"):
+        models, sizes, batches = GPU_MODELS, [768], [8, 16]
+    elif not args.models and not args.size:
+        pairs = itertools.product(CPU_WORKS, args.batch or batches)
+        return [Work(*pair, number, **place) for pair, number in pairs]
+    chosen = itertools.product(args.models or models, args.size or sizes, args.batch or batches)
+    return [Work(*one, **place) for one in chosen]
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("recipe", nargs="?", default="", help="@FILE: time its whole training")
+    parser.add_argument("--models", "--backbone", nargs="+", help="backbones")
+    parser.add_argument("--size", nargs="+", type=int, help="sides of the crop")
+    parser.add_argument("--batch", nargs="+", type=int)
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--steps", type=int, help="timed in a turn (default: 1, on a GPU 10)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--quick", action="store_true", help="small, one round: does it run?")
+    parser.add_argument("--memory", action="store_true", help="the peak of a step instead")
+    parser.add_argument("--roofline", action="store_true", help="as on a GPU, on any device")
+    parser.add_argument("--data", default="", help="folder of images for the data wait")
+    parser.add_argument("--dataset", default="cityscapes", help="what is in --data")
+    hidden = {"help": argparse.SUPPRESS}  # of the processes it starts
+    parser.add_argument("--worker", action="store_true", **hidden)
+    parser.add_argument("--case", **hidden)
+    parser.add_argument("--ceilings", nargs=2, type=float, **hidden)
+    args = parser.parse_args()
+    on_gpu = args.device.startswith("cuda")
+    args.rounds = args.rounds or (1 if args.quick else 5)
+    args.steps = args.steps or (10 if on_gpu else 1)
+    args.roofline = args.roofline or on_gpu
+    if args.recipe and not args.recipe.startswith("@"):
+        parser.error(f"recipe {args.recipe!r}; give it as @FILE, as in @recipes/camvid_cpu.txt")
+    return args
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("recipe", nargs="?", default="@recipes/camvid_cpu.txt")
-    parser.add_argument("--rounds", type=int, default=5)
-    args = parser.parse_args()
-    opts = options.parse_main([args.recipe])
-    torch.manual_seed(0)
-    cases = {
-        "predecessor": (predecessor_step(256, 8), 1000),
-        args.recipe: (recipe_step(opts), opts.optim.total_itrs),
-    }
-    for step, _ in cases.values():
-        step()
-        step()
-    times: dict[str, list[float]] = {name: [] for name in cases}
-    for _ in range(args.rounds):
-        for name, (step, _) in cases.items():
-            begin = time.perf_counter()
-            step()
-            times[name].append(time.perf_counter() - begin)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.rounds} rounds")
-    print(f"{'':28}{'median s/step':>14}{'min..max':>16}{'steps':>8}{'minutes':>9}{'ratio':>8}")
-    whole = {
-        name: statistics.median(times[name]) * steps / 60 for name, (_, steps) in cases.items()
-    }
-    for name, (_, steps) in cases.items():
-        spread = f"{min(times[name]):.3f}..{max(times[name]):.3f}"
-        ratio = whole[name] / whole["predecessor"]
-        print(
-            f"{name:28}{statistics.median(times[name]):14.3f}{spread:>16}{steps:8d}"
-            f"{whole[name]:9.1f}{ratio:8.2f}"
-        )
+    args = parse()
+    works = asked_works(args)
+    if args.worker:
+        one = dataclasses.replace(works[0], recipe=args.recipe)
+        memory_work(args.case, one) if args.memory else work(args.case, one, args)
+        return
+    machine = torch.cuda.get_device_name() if args.device.startswith("cuda") else "cpu"
+    print(
+        f"{machine}, torch {torch.__version__}, {torch.get_num_threads()} threads, "
+        f"{common.NUM_CLASSES} classes, {args.rounds} rounds of {args.steps} step(s)"
+    )
+    if args.recipe:
+        show_recipe(args)
+    elif args.memory:
+        show_memory(works)
+    else:
+        show_steps(works, args)
 
 
 if __name__ == "__main__":
