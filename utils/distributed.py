@@ -87,10 +87,6 @@ class World:
         dist.all_reduce(total)
         return total
 
-    def mean(self, value: Tensor) -> Tensor:
-        """Mean of ``value`` over the processes."""
-        return self.sum(value) / self.size
-
     def any(self, flag: bool) -> bool:
         """Whether ``flag`` is set in any process; waits for the processes, not for their GPUs."""
         if self.size == 1:

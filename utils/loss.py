@@ -85,22 +85,6 @@ def checked_class_weights(weight: Tensor | None) -> Tensor | None:
     return weight
 
 
-def create_loss(
-    name: str,
-    *,
-    focal_gamma: float = 2.0,
-    focal_alpha: float = 1.0,
-    class_weights: Tensor | None = None,
-    ignore_index: int = 255,
-) -> CrossEntropyLoss | FocalLoss:
-    """Build cross_entropy or focal_loss; the focal numbers are for the second alone."""
-    if name == "cross_entropy":
-        return CrossEntropyLoss(class_weights, ignore_index)
-    if name == "focal_loss":
-        return FocalLoss(focal_alpha, focal_gamma, ignore_index=ignore_index, weight=class_weights)
-    raise ValueError(f"unknown loss {name!r}; choose from cross_entropy, focal_loss")
-
-
 def read_class_weights(path: str, class_names: Sequence[str]) -> Tensor | None:
     """Loss weights (C,) from a file with a line `weight  class name` a class; None for "none".
 
@@ -110,7 +94,7 @@ def read_class_weights(path: str, class_names: Sequence[str]) -> Tensor | None:
         return None
     weights: dict[str, float] = {name: 0.0 for name in class_names if name.startswith("unused ")}
     if not Path(path).is_file():
-        raise FileNotFoundError(f"--class_weights {path}: no such file; give a file, or none")
+        raise FileNotFoundError(f"--class_weights {path}: no such file; give a file, auto or none")
     for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
         words = line.split("#")[0].split(maxsplit=1)
         if not words:

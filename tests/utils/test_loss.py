@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from utils.loss import (
     CrossEntropyLoss,
     FocalLoss,
-    create_loss,
     read_class_weights,
 )
 
@@ -175,18 +174,6 @@ def test_other_ignore_index() -> None:
     for build in (CrossEntropyLoss, FocalLoss):
         expected = build()(logits, labels)
         assert torch.equal(build(ignore_index=7)(logits, moved), expected)
-
-
-def test_create_loss() -> None:
-    logits, labels = random_batch(7)
-    made = create_loss("focal_loss", focal_gamma=3, focal_alpha=0.5, class_weights=WEIGHTS)
-    expected = FocalLoss(0.5, 3, weight=WEIGHTS)(logits, labels)
-    assert isinstance(made, FocalLoss) and torch.equal(made(logits, labels), expected)
-    made = create_loss("cross_entropy", focal_gamma=3, focal_alpha=0.5)
-    assert isinstance(made, CrossEntropyLoss)
-    assert torch.equal(made(logits, labels), CrossEntropyLoss()(logits, labels))
-    with pytest.raises(ValueError, match="unknown loss 'dice'; choose from cross_entropy, focal"):
-        create_loss("dice", focal_gamma=2, focal_alpha=1)
 
 
 def test_bad_input() -> None:
