@@ -87,11 +87,12 @@ def save_curves(history: Sequence[Mapping], path: str | Path) -> None:
         3, 1, sharex=True, gridspec_kw={"height_ratios": (4, 4, 2)}
     )
     _draw_loss(loss_axes, *series(history, "loss"))
+    _draw_validation_loss(loss_axes, *series(history, "validation loss"))
     _draw_scores(score_axes, history)
     steps, rates = series(history, "lr")
     _draw_line(lr_axes, steps, rates, label="learning rate", color="tab:purple")
     for axes, title in (
-        (loss_axes, "Training loss"),
+        (loss_axes, "Loss"),
         (score_axes, "Validation"),
         (lr_axes, "Learning rate"),
     ):
@@ -122,6 +123,14 @@ def _draw_loss(axes: Axes, steps: Sequence[int], values: Sequence[float]) -> Non
     # One early spike would press everything that matters onto the axis.
     if finite and min(finite) > 0 and max(finite) > 50 * min(finite):
         axes.set_yscale("log")
+
+
+def _draw_validation_loss(axes: Axes, steps: Sequence[int], values: Sequence[float]) -> None:
+    if steps:
+        axes.plot(
+            steps, values, color="tab:orange", marker="o", markersize=4, label="validation loss"
+        )
+        axes.legend(loc="upper right", fontsize=10)
 
 
 def _draw_scores(axes: Axes, history: Sequence[Mapping]) -> None:

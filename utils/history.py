@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 # What every training step reports; all other values of a scalar line are scores of a validation.
-TRAINING_KEYS = ("loss", "lr", "images/s", "data wait")
+NO_SCORES = ("step", "loss", "lr", "images/s", "data wait", "validation loss")
 MAX_NAME_LENGTH = 150
 
 
@@ -97,7 +97,7 @@ def series(history: Iterable[Mapping], key: str) -> tuple[list[int], list[float]
 def validation_keys(history: Iterable[Mapping]) -> list[str]:
     """The names of the scores that validations reported, in the order of their first line."""
     names = (key for line in history if "table" not in line for key in line)
-    return [key for key in dict.fromkeys(names) if key != "step" and key not in TRAINING_KEYS]
+    return [key for key in dict.fromkeys(names) if key not in NO_SCORES]
 
 
 class History:

@@ -28,6 +28,7 @@ MAX_IMAGE_WIDTH = 1200  # pixels; wider images are shown smaller
 # Training value -> (window, label of the y axis); all others are scores, lines of one window.
 WINDOWS = {
     "loss": ("Loss", "loss"),
+    "validation loss": ("Validation loss", "loss"),
     "lr": ("Learning rate", "lr"),
     "images/s": ("Training speed", "images/s"),
     "data wait": ("Data wait", "share of the time"),

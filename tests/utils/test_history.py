@@ -183,3 +183,8 @@ def test_series_and_validation_keys() -> None:
     assert steps == [1, 2] and values[0] == 2.0 and math.isnan(values[1])
     assert series(history, "absent") == ([], [])
     assert validation_keys(history) == ["Mean IoU", "Overall Acc"]
+
+
+def test_the_validation_loss_is_no_score_beside_the_others() -> None:
+    entries = [{"step": 1, "loss": 3.0}, {"step": 2, "Mean IoU": 0.5, "validation loss": 2.5}]
+    assert validation_keys(entries) == ["Mean IoU"]
