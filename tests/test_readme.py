@@ -50,7 +50,7 @@ def test_recipes_parse(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_flags_the_readme_names_exist() -> None:
     known = set(options.flat(options.parse_main([])))
-    known |= {"signals", "shutdown", "memory"}  # the first words of torchrun's and a benchmark's
+    known |= {"signals", "shutdown", "memory", "models", "size"}  # torchrun's and the benchmarks'
     known |= {
         "input",
         "output",
