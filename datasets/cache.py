@@ -222,14 +222,19 @@ def _read_entry(entry: Path, state: State) -> tuple[np.ndarray, np.ndarray] | No
 def _is_left_over(temporary: Path) -> bool:
     """Whether nobody is writing it: its process on this machine is gone, or it is an old file."""
     number, host = TEMPORARY.fullmatch(temporary.name).groups()
-    if host == socket.gethostname():
-        try:
-            os.kill(int(number), 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            pass  # somebody else's, and alive
+    if host == socket.gethostname() and not _is_alive(int(number)):
+        return True
     return time.time() - temporary.stat().st_mtime > STALE_SECONDS
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def _size_text(num_bytes: float) -> str:

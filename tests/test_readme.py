@@ -45,7 +45,9 @@ def test_recipes_parse(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     if recipe.name.endswith("_weights.txt"):
         pytest.skip("class weights, read by the recipe that names them")
-    options.parse_main([f"@{recipe}"])
+    parsed = options.parse_main([f"@{recipe}"])
+    assert parsed.model.model in network.list_models()
+    assert parsed.optim.total_itrs != 30_000  # the default: every recipe says its length
 
 
 def test_flags_the_readme_names_exist() -> None:

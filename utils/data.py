@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -109,6 +111,30 @@ def brief_check(
     if data.train_split == "trainval":
         lines.append("what is validated is trained on too: the scores say nothing of new images")
     return [f"data: {line}" for line in lines]
+
+
+def notes_on_data(
+    opts: options.Options,
+    data: Mapping[str, datasets.SegmentationDataset],
+    *,
+    saved: Mapping[str, Any],
+    workers: int,
+    world: distributed.World,
+) -> list[str]:
+    """What the user should know of the machine and the data, one line each."""
+    notes = [note for dataset in data.values() for note in dataset.notes]
+    if opts.optim.precision == "tf32" and world.device.type != "cuda":
+        notes.append(f"--precision tf32 has no effect on {world.device.type}: it is fp32 there")
+    num_train = len(data.get("train", ()))
+    if opts.run.continue_training and saved.get("num_train", num_train) != num_train > 0:
+        notes.append(
+            f"{saved['num_train']} images were trained on then, {num_train} now: the batches are "
+            "others than the undisturbed run's"
+        )
+    notes += shared_memory_note(opts.data, workers=workers, world=world)
+    if world.is_main and not opts.run.test_only:
+        notes += brief_check(dict(data), opts.data)
+    return notes
 
 
 def check_data(opts: options.Options) -> int:

@@ -187,6 +187,38 @@ def _changed_classes(
     return [text]
 
 
+def _build_criterion(
+    opts: options.Options,
+    train_set: datasets.SegmentationDataset | None,
+    class_names: list[str],
+    *,
+    saved: Mapping[str, Any],
+    workers: int,
+    world: distributed.World,
+) -> tuple[Criterion, list[str]]:
+    """The loss, and what to say about its class weights."""
+    optim = opts.optim
+    weights, notes = run_data.class_weights(
+        optim.class_weights,
+        train_set,
+        class_names,
+        root=Path(opts.data.data_root),
+        workers=workers,
+        skip_bad=opts.data.skip_bad_files,
+        trained_with=saved.get("class_weights"),
+        world=world,
+    )
+    criterion = create_criterion(
+        optim.loss_type,
+        focal_gamma=optim.focal_gamma,
+        focal_alpha=optim.focal_alpha,
+        class_weights=weights,
+        label_smoothing=optim.label_smoothing,
+        aux_weight=optim.aux_loss,
+    )
+    return criterion, notes
+
+
 def prepare(opts: options.Options, command: str) -> Run:
     """Check and build all that a run needs, so that mistakes show before anything is written.
 
@@ -221,23 +253,8 @@ def prepare(opts: options.Options, command: str) -> Run:
         opts.data, opts.run.random_seed, test_only=opts.run.test_only, world=world
     )
     workers = run_data.num_workers(opts.data, world=world)
-    weights, weight_notes = run_data.class_weights(
-        opts.optim.class_weights,
-        data.get("train"),
-        class_names,
-        root=Path(opts.data.data_root),
-        workers=workers,
-        skip_bad=opts.data.skip_bad_files,
-        trained_with=saved.get("class_weights"),
-        world=world,
-    )
-    criterion = create_criterion(
-        opts.optim.loss_type,
-        focal_gamma=opts.optim.focal_gamma,
-        focal_alpha=opts.optim.focal_alpha,
-        class_weights=weights,
-        label_smoothing=opts.optim.label_smoothing,
-        aux_weight=opts.optim.aux_loss,
+    criterion, weight_notes = _build_criterion(
+        opts, data.get("train"), class_names, saved=saved, workers=workers, world=world
     )
     notes += model_notes + weight_notes
     if not saved:  # last: what has to be fetched comes after all that can be wrong without it
@@ -248,19 +265,7 @@ def prepare(opts: options.Options, command: str) -> Run:
     torch.manual_seed(opts.run.random_seed + world.rank)  # dropout differs between processes
     update, resume_notes = create_update(opts, model, world=world, saved=saved, ckpt=ckpt)
     notes += checks.without_effect(opts) + resume_notes
-    if opts.optim.precision == "tf32" and world.device.type != "cuda":
-        notes.append(f"--precision tf32 has no effect on {world.device.type}: it is fp32 there")
-    for dataset in data.values():
-        notes += dataset.notes
-    num_train = len(data.get("train", ()))
-    if opts.run.continue_training and saved.get("num_train", num_train) != num_train > 0:
-        notes.append(
-            f"{saved['num_train']} images were trained on then, {num_train} now: the batches are "
-            "others than the undisturbed run's"
-        )
-    notes += run_data.shared_memory_note(opts.data, workers=workers, world=world)
-    if world.is_main and not opts.run.test_only:
-        notes += run_data.brief_check(data, opts.data)
+    notes += run_data.notes_on_data(opts, data, saved=saved, workers=workers, world=world)
     return Run(
         opts=opts,
         command=command,

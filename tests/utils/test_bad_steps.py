@@ -182,3 +182,4 @@ def test_a_bad_first_step_gives_no_warning() -> None:
         warnings.simplefilter("error")
         run.step(0, loss=NAN)
         scheduler.step()
+    assert run.guard.poll() == 1

@@ -56,7 +56,9 @@ def test_defaults_are_the_predecessors() -> None:
 
 @pytest.mark.parametrize("command", PREDECESSOR_COMMANDS)
 def test_predecessors_commands_parse(command: str) -> None:
-    options.parse_main(command.split())
+    words = command.split()
+    flat = options.flat(options.parse_main(words))
+    assert flat["model"] == words[words.index("--model") + 1]
 
 
 def test_argument_file_holds_flags_and_comments_and_the_command_line_wins(tmp_path: Path) -> None:

@@ -271,6 +271,7 @@ def test_restart_between_two_requests_is_noticed(server: Server) -> None:
     server.post("close", win=None, eid="idle")  # an empty environment is all one sees of a restart
     wait_for(lambda: {"Loss", "options"} <= (server.windows("idle") or {}).keys())
     tracker.close(10)
+    assert curve(server.windows("idle")["Loss"])[0] == [1]
 
 
 def test_frozen_server_holds_nobody_up(own_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
