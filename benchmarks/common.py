@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import main  # noqa: E402
 import network  # noqa: E402
 from benchmarks.evaluate import resident_mib  # noqa: E402
+from benchmarks.workers import convolve_upsampled  # noqa: E402
 from utils import options  # noqa: E402
 from utils.engine import training_network  # noqa: E402
 from utils.run import Run, autocast, prepare  # noqa: E402
@@ -119,6 +120,7 @@ def peer_step(contender: str, work: Work) -> Callable[[], None]:
     It has the precision and layout its name says; nothing else is tuned. Its batch is on the device
     already, normalised, which ours is not.
     """
+    convolve_upsampled()
     device = torch.device(work.device)
     model = build_model(contender, work).train().to(device)
     layout = torch.channels_last if "channels_last" in contender else torch.contiguous_format

@@ -5,7 +5,8 @@
 The predecessor's way is re-created from its documented steps on the same network and weights: eval
 mode, plain eager fp32, contiguous tensors, scores upsampled to full size, then their maximum. Ours
 is what main.py and predict.py do: folded BatchNorm, channels_last, labels from low-resolution
-scores, freed memory kept. Each case is a process of its own, timed in turn with the others. The
+scores, the decoder's convolution on the map before it is upsampled (GFLOP are the plain way's),
+freed memory kept. Each case is a process of its own, timed in turn with the others. The
 weights come from a few steps on the shapes; "equal" are labels that agree with the predecessor's.
 ``--memory`` adds what the pass itself needs: the peak of resident memory above what was resident
 before, measured apart and without keeping freed memory.
@@ -40,6 +41,7 @@ def labeller(case: str, ckpt: Path) -> tuple[Callable[[Tensor], Tensor], torch.m
     """From normalised images to labels, and the layout the images have."""
     model = network.load_checkpoint(str(ckpt))
     if case == workers.PREDECESSOR:
+        workers.convolve_upsampled()
 
         def predecessor(images: Tensor) -> Tensor:
             with torch.no_grad():

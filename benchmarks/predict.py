@@ -37,6 +37,7 @@ NUM_CLASSES = 21
 
 
 def predecessor_loop(folder: Path) -> Callable[[], None]:
+    workers.convolve_upsampled()
     model = network.load_checkpoint(str(folder / "weights.pth"))
     normalize, palette = model.normalize, model.palette
     paths = sorted((folder / "images").glob("*.jpg"))

@@ -20,6 +20,7 @@ from torch import nn
 
 import network
 from datasets.shapes import Shapes
+from network.upsampled_conv import ConcatConv2d
 
 PREDECESSOR = "predecessor"
 
@@ -115,6 +116,11 @@ def trained_model(name: str, *, num_classes: int, steps: int) -> nn.Module:
         optimizer.step()
     print(f"{name}: {steps} steps on the shapes, loss {loss.item():.2f}", file=sys.stderr)
     return model.eval()
+
+
+def convolve_upsampled() -> None:
+    """From now on decoders in this process convolve the upsampled map, as the predecessor's do."""
+    ConcatConv2d.pays = lambda self, coarse, size: False
 
 
 def save_checkpoint(model: nn.Module, path: Path) -> None:

@@ -21,9 +21,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .upsampled_conv import ConcatConv2d, upsample
 from .utils import SimpleSegmentationModel
 
 CHANNELS = 256
@@ -128,22 +128,25 @@ class DeepLabHeadV3Plus(nn.Module):
         self.project = nn.Sequential(*conv_bn_relu(low_level_channels, LOW_LEVEL_CHANNELS))
         self.aspp = ASPP(in_channels, atrous_rates)
         self.classifier = nn.Sequential(
-            *conv_bn_relu(CHANNELS + LOW_LEVEL_CHANNELS, CHANNELS, kernel_size=3),
+            ConcatConv2d(LOW_LEVEL_CHANNELS + CHANNELS, CHANNELS, 3, padding=1, bias=False),
+            nn.BatchNorm2d(CHANNELS),
+            nn.ReLU(inplace=True),
             nn.Conv2d(CHANNELS, num_classes, 1),
         )
         init_head(self)
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         low_level = self.project(features["low_level"])
-        x = F.interpolate(
-            self.aspp(features["out"]),
-            size=low_level.shape[-2:],
-            mode="bilinear",
-            align_corners=False,
-        )
-        x = torch.cat([low_level, x], dim=1)
-        del low_level  # in inference, a fifth of the peak
-        return self.classifier(x)
+        x = self.aspp(features["out"])
+        first, *rest = self.classifier
+        if isinstance(first, ConcatConv2d):
+            x = first(low_level, x)
+        else:  # separable
+            x = first(torch.cat([low_level, upsample(x, low_level.shape[-2:])], dim=1))
+        del low_level  # in inference, a part of the peak
+        for layer in rest:
+            x = layer(x)
+        return x
 
 
 class FCNHead(nn.Sequential):

@@ -118,7 +118,7 @@ class OptimOptions:
     weight_decay: float = option(1e-4, "weight decay", minimum=0.0)
     no_decay_norm_bias: bool = option(False, "no weight decay on normalisation and biases")
     clip_grad_norm: float | None = option(
-        None, "largest norm of a step's gradients (default: no clipping)", minimum=0.0
+        None, "largest norm of a step's gradients (0, as the default: no clipping)", minimum=0.0
     )
     grad_accumulation: int = option(
         1, "batches whose gradients are added for one step; --batch_size counts one", minimum=1

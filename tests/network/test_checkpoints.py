@@ -43,6 +43,17 @@ def test_own_checkpoint(tmp_path, own_checkpoint):
     assert other.build_args["output_stride"] == 32 and other.build_args["separable_conv"] is True
 
 
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+def test_a_changed_byte_is_noticed(place, tmp_path):
+    path = tmp_path / "model.pth"
+    torch.save({"model_state": {"weight": torch.arange(10_000)}}, path)
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 16
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="model.pth is no checkpoint, or it is damaged"):
+        read_file(path)
+
+
 def test_own_checkpoint_keeps_backbone_args(mobilenet, tmp_path, own_checkpoint):
     torch.save(own_checkpoint(mobilenet), tmp_path / "a.pth")
     again = load_checkpoint(tmp_path / "a.pth", build_args={"output_stride": 8})

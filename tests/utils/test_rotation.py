@@ -9,15 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from network.files import read_file as read
 from utils import checkpoint
-
-
-def read(path: Path) -> dict:
-    """A reader as network.pretrained.read_file: ValueError for what is no checkpoint."""
-    try:
-        return torch.load(path, weights_only=True)
-    except Exception:
-        raise ValueError(f"{path} is no checkpoint") from None
 
 
 def files_after(tmp_path: Path, *, steps: int, keep: int) -> checkpoint.RunFiles:
