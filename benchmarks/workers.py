@@ -119,8 +119,9 @@ def trained_model(name: str, *, num_classes: int, steps: int) -> nn.Module:
 
 
 def convolve_upsampled() -> None:
-    """From now on decoders in this process convolve the upsampled map, as the predecessor's do."""
-    ConcatConv2d.pays = lambda self, coarse, size: False
+    """From now on networks in this process convolve upsampled maps, as the predecessor's do."""
+    ConcatConv2d.pays = lambda *maps: False
+    network.utils.works_on_coarse = lambda x: False
 
 
 def save_checkpoint(model: nn.Module, path: Path) -> None:

@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from .upsampled_conv import ConcatConv2d, upsample
+from .upsampled_conv import ConcatConv2d, ConcatMaps, mean_of_upsampled
 from .utils import SimpleSegmentationModel
 
 CHANNELS = 256
@@ -35,11 +35,16 @@ class DeepLabV3(SimpleSegmentationModel):
 
 
 def conv_bn_relu(
-    in_channels: int, out_channels: int, *, kernel_size: int = 1, dilation: int = 1
+    in_channels: int,
+    out_channels: int,
+    *,
+    kernel_size: int = 1,
+    dilation: int = 1,
+    conv: type[nn.Conv2d] = nn.Conv2d,
 ) -> list[nn.Module]:
     """Convolution without bias that keeps the size, BatchNorm, ReLU."""
     return [
-        nn.Conv2d(
+        conv(
             in_channels,
             out_channels,
             kernel_size,
@@ -52,30 +57,56 @@ def conv_bn_relu(
     ]
 
 
+class MapsSequential(nn.Sequential):
+    """Layers of which the first takes the concatenation of several maps, as `ConcatMaps` gives it.
+
+    Whether it takes the maps themselves is its own affair: a separable convolution does not.
+    """
+
+    def forward(self, *maps: Tensor) -> Tensor:
+        first, *rest = self
+        takes_maps = len(maps) == 1 or isinstance(first, ConcatConv2d)
+        x = first(*maps) if takes_maps else first(ConcatMaps()(maps))
+        del maps  # in inference, a part of the peak
+        for layer in rest:
+            x = layer(x)
+        return x
+
+
 class ASPPPooling(nn.Sequential):
-    """The map's mean, as a map of the same size."""
+    """The mean of the maps' concatenation, as a map of its size."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(nn.AdaptiveAvgPool2d(1), *conv_bn_relu(in_channels, out_channels))
 
-    def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        for layer in self:
+    def forward(self, sharp: Tensor, *coarse: Tensor) -> Tensor:
+        height, width = sharp.shape[-2:]
+        pool, *rest = self
+        x = pool(sharp)
+        if coarse:
+            means = [mean_of_upsampled(y, (height, width)) for y in coarse]
+            x = torch.cat([x, *means], dim=1)
+        for layer in rest:
             x = layer(x)
         return x.expand(-1, -1, height, width)
 
 
 class ASPP(nn.Module):
-    """Atrous spatial pyramid pooling: (N,C,h,w) -> (N,256,h,w)."""
+    """Atrous spatial pyramid pooling: (N,C,h,w) -> (N,256,h,w).
+
+    Instead of one map it takes several for which that would be their `ConcatMaps`.
+    """
 
     def __init__(self, in_channels: int, atrous_rates: Sequence[int]) -> None:
         super().__init__()
         self.convs = nn.ModuleList(
             [
-                nn.Sequential(*conv_bn_relu(in_channels, CHANNELS)),
+                MapsSequential(*conv_bn_relu(in_channels, CHANNELS, conv=ConcatConv2d)),
                 *[
-                    nn.Sequential(
-                        *conv_bn_relu(in_channels, CHANNELS, kernel_size=3, dilation=rate)
+                    MapsSequential(
+                        *conv_bn_relu(
+                            in_channels, CHANNELS, kernel_size=3, dilation=rate, conv=ConcatConv2d
+                        )
                     )
                     for rate in atrous_rates
                 ],
@@ -86,8 +117,11 @@ class ASPP(nn.Module):
             *conv_bn_relu(len(self.convs) * CHANNELS, CHANNELS), nn.Dropout(0.1)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.project(torch.cat([branch(x) for branch in self.convs], dim=1))
+    def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
+        maps = [x] if isinstance(x, Tensor) else list(x)
+        if not all(isinstance(branch[0], ConcatConv2d) for branch in self.convs[:-1]):
+            maps = [ConcatMaps()(maps)]  # separable: joined here, once for all
+        return self.project(torch.cat([branch(*maps) for branch in self.convs], dim=1))
 
 
 class DeepLabHead(nn.Module):
@@ -109,7 +143,7 @@ class DeepLabHead(nn.Module):
         )
         init_head(self)
 
-    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, features: Mapping[str, Tensor | Sequence[Tensor]]) -> Tensor:
         return self.classifier(features["out"])
 
 
@@ -127,26 +161,17 @@ class DeepLabHeadV3Plus(nn.Module):
         super().__init__()
         self.project = nn.Sequential(*conv_bn_relu(low_level_channels, LOW_LEVEL_CHANNELS))
         self.aspp = ASPP(in_channels, atrous_rates)
-        self.classifier = nn.Sequential(
-            ConcatConv2d(LOW_LEVEL_CHANNELS + CHANNELS, CHANNELS, 3, padding=1, bias=False),
-            nn.BatchNorm2d(CHANNELS),
-            nn.ReLU(inplace=True),
+        self.classifier = MapsSequential(
+            *conv_bn_relu(
+                LOW_LEVEL_CHANNELS + CHANNELS, CHANNELS, kernel_size=3, conv=ConcatConv2d
+            ),
             nn.Conv2d(CHANNELS, num_classes, 1),
         )
         init_head(self)
 
-    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
-        low_level = self.project(features["low_level"])
-        x = self.aspp(features["out"])
-        first, *rest = self.classifier
-        if isinstance(first, ConcatConv2d):
-            x = first(low_level, x)
-        else:  # separable
-            x = first(torch.cat([low_level, upsample(x, low_level.shape[-2:])], dim=1))
-        del low_level  # in inference, a part of the peak
-        for layer in rest:
-            x = layer(x)
-        return x
+    def forward(self, features: Mapping[str, Tensor | Sequence[Tensor]]) -> Tensor:
+        coarse = self.aspp(features["out"])
+        return self.classifier(self.project(features["low_level"]), coarse)
 
 
 class FCNHead(nn.Sequential):

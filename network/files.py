@@ -40,13 +40,12 @@ def read_file(path: str | Path) -> dict[str, object]:
             return dict(safetensors.torch.load_file(path))
         with warnings.catch_warnings(), torch.serialization.safe_globals(_numpy_globals()):
             warnings.simplefilter("ignore")  # the reader's doubts about files it then refuses
+            _check_sums(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
-        if not _sums_are_right(path):
-            raise ValueError(path)
     except Exception as error:  # whatever a file that is no checkpoint makes the reader raise
         # EINVAL: a seek to where the end of a file that was cut short would lie.
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
-            raise
+            raise OSError(error.errno, error.strerror, str(path)) from error
         if found := re.search(r"GLOBAL ([\w.]+) (?:was not an allowed|whose module)", str(error)):
             raise ValueError(
                 f"{path} is refused: it asks for {found[1]}, which could run code; "
@@ -62,15 +61,17 @@ def read_file(path: str | Path) -> dict[str, object]:
     return content
 
 
-def _sums_are_right(path: Path) -> bool:
-    """Whether no byte has changed since a file of ``torch.save`` was written.
+def _check_sums(path: Path) -> None:
+    """Raise ValueError if a file of ``torch.save`` does not match the check sums in it.
 
-    torch.load does not look. Files of an old torch have no sums.
+    torch.load does not look. Files of an old torch have none.
     """
-    if not zipfile.is_zipfile(path):
-        return True
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            return
     with zipfile.ZipFile(path) as archive:
-        return archive.testzip() is None
+        if (name := archive.testzip()) is not None:
+            raise ValueError(f"{name} is damaged")
 
 
 def has_average(content: Mapping[str, object]) -> bool:

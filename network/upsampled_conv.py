@@ -1,17 +1,20 @@
-"""A 3x3 convolution of upsampled features, computed from the features as they were.
+"""Convolution of upsampled features, computed from the features as they were.
 
-The decoder of DeepLabV3+ convolves a map that was upsampled four times as wide and as high, mostly.
-Upsampling and mixing channels are linear, and each leaves alone what the other works on:
+DeepLabV3+ convolves maps that were upsampled before: ASPP's in the decoder, fourfold mostly, and
+the three coarse branches of HRNet in ASPP. Upsampling and mixing channels are linear, and each
+leaves alone what the other works on:
 
-    conv(upsample(x)) = sum over the 9 taps of shift(upsample(W_tap x))
+    conv(upsample(x)) = sum over the taps of shift(upsample(W_tap x))
 
-So channels are mixed where pixels are few, 1/16 of the multiplications at stride 16; upsampling and
-shifting become one small matrix per side. It is the same sum in another order: equal but for
-rounding, gradients too, and in training neither the upsampled map nor its copies are kept.
+So channels are mixed where pixels are few, for fourfold sides with 1/16 of the multiplications;
+upsampling and shifting become one small matrix per side. It is the same sum in another order: for
+finite numbers equal but for rounding, gradients too, and neither the upsampled maps nor their
+concatenation come into being.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -20,45 +23,75 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-BAND_BYTES = 4 * 2**20  # of the result worked on at a time: what stays in a core's cache
+BAND_BYTES = 4 * 2**20  # of the result worked on at a time, but at least 8 rows
 MIN_RATIO = 1.5  # of the sides: below, convolving is quicker
 
 
-class ConcatConv2d(nn.Conv2d):
-    """A convolution of two maps' concatenation, of which the second is upsampled to the first.
+class ConcatMaps(nn.Module):
+    """Maps (N,C_i,h_i,w_i), upsampled to the first one's size, as one (N, sum of C_i, H, W)."""
 
-    ``forward(sharp, coarse)``: (N,Ca,H,W), (N,Cb,h,w) -> (N,Cout,H,W), what
-    ``super().forward(torch.cat([sharp, upsample(coarse)], 1))`` gives; parameters and names are
-    those of a convolution of Ca + Cb channels.
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        first, *others = maps
+        size = (first.shape[2], first.shape[3])
+        for number, x in enumerate(others):
+            # Comparing would bind what an exporter makes to the sizes it was shown.
+            if is_traced() or x.shape[2:] != size:
+                others[number] = upsample(x, size)
+        return torch.cat([first, *others], dim=1)
+
+
+class ConcatConv2d(nn.Conv2d):
+    """A convolution of several maps' concatenation, those behind the first upsampled to its size.
+
+    ``forward(sharp, *coarse)`` gives what ``super().forward(ConcatMaps()([sharp, *coarse]))`` does;
+    parameters and names are those of a convolution of all their channels. Where it `pays`, the
+    result can be differentiated once, and not by torch.func.
     """
 
-    def forward(self, sharp: Tensor, coarse: Tensor | None = None) -> Tensor:
-        if coarse is None:
+    def forward(self, sharp: Tensor, *coarse: Tensor) -> Tensor:
+        if not coarse:
             return super().forward(sharp)
-        size = (sharp.shape[2], sharp.shape[3])
-        if not self.pays(coarse, size):
-            return super().forward(torch.cat([sharp, upsample(coarse, size)], dim=1))
-        channels = sharp.shape[1]
-        taps = _mixed_taps(coarse, self.weight[:, channels:], size[1])
-        result = self._conv_forward(sharp, self.weight[:, :channels], self.bias)
-        return _add_rows(result, taps)
+        if not self.pays(sharp, *coarse):
+            return super().forward(ConcatMaps()([sharp, *coarse]))
+        first, *others = self.weight.split([x.shape[1] for x in (sharp, *coarse)], dim=1)
+        result = self._conv_forward(sharp, first, self.bias)
+        total = result.contiguous(memory_format=torch.channels_last)
+        for x, weight in zip(coarse, others, strict=True):
+            total = _AddConvOfUpsampled.apply(total, x, weight, self.dilation[0])
+        # The layout that a plain convolution would have given.
+        return total if total is result else total.contiguous()
 
-    def pays(self, coarse: Tensor, size: tuple[int, int]) -> bool:
-        """Whether to work on the coarse map. Compilers and exporters get the plain convolution."""
-        plain = (
-            self.kernel_size == (3, 3)
-            and self.padding == (1, 1)
-            and self.stride == self.dilation == (1, 1)
+    def pays(self, sharp: Tensor, *coarse: Tensor) -> bool:
+        """Whether to convolve the coarse maps as they are."""
+        kernel, dilation = self.kernel_size[0], self.dilation[0]
+        usual = (
+            self.kernel_size in ((1, 1), (3, 3))
+            and self.dilation == (dilation, dilation)
+            and self.padding == (dilation * (kernel // 2),) * 2
+            and self.stride == (1, 1)
             and self.groups == 1
             and self.padding_mode == "zeros"
         )
-        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        # On a GPU the convolution is the quick part, and what replaces it is bound by memory.
-        if not plain or traced or coarse.device.type != "cpu":
-            return False
-        return all(
-            big >= MIN_RATIO * small for big, small in zip(size, coarse.shape[2:], strict=True)
+        return usual and all(
+            works_on_coarse(x)
+            and sharp.shape[2] >= MIN_RATIO * x.shape[2]
+            and sharp.shape[3] >= MIN_RATIO * x.shape[3]
+            for x in coarse
         )
+
+
+def works_on_coarse(x: Tensor) -> bool:
+    """Whether maps on this device are convolved before they are upsampled.
+
+    On a GPU the convolution is the quick part, and what replaces it bound by memory. Compilers and
+    exporters get the plain operations.
+    """
+    return x.device.type == "cpu" and type(x) in (Tensor, nn.Parameter) and not is_traced()
+
+
+def is_traced() -> bool:
+    """Whether a compiler or an exporter is watching."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def upsample(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -66,89 +99,141 @@ def upsample(x: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
-def _mixed_taps(x: Tensor, weight: Tensor, width: int) -> Tensor:
-    """(N,I,h,w) and the weight (O,I,3,3) -> (N, h x 3 rows of taps, W x O): W is done, H is not."""
-    (batch, _, height, source), channels = x.shape, weight.shape[0]
-    taps = weight.permute(2, 3, 0, 1).flatten(0, 2)  # (3 rows x 3 columns x O, I)
-    mixed = F.linear(x.permute(0, 2, 3, 1), taps)  # (N,h,w, 3 x 3 x O)
-    mixed = mixed.view(batch * height, source, 3, 3 * channels).transpose(1, 2)
-    mixed = mixed.reshape(-1, source * 3, channels)  # (N x h x 3 rows, w x 3 columns, O)
-    return _Resample.apply(None, mixed, width).view(batch, height * 3, width * channels)
+def mean_of_upsampled(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """``upsample(x, size).mean((2, 3), keepdim=True)``: (N,C,h,w) -> (N,C,1,1)."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    rows, columns = (
+        _upsampling(small, large).mean(0) for small, large in zip(x.shape[2:], size, strict=True)
+    )
+    weights = torch.outer(rows, columns).to(dtype)
+    return (x.to(dtype) * weights).sum((2, 3), keepdim=True).to(x.dtype)
 
 
-def _add_rows(base: Tensor, taps: Tensor) -> Tensor:
-    """(N,O,H,W), in place if it is channels_last, plus the rows of `_mixed_taps`."""
-    base = base.permute(0, 2, 3, 1).contiguous()
-    rows = _Resample.apply(base.flatten(2), taps, base.shape[1])
-    return rows.view_as(base).permute(0, 3, 1, 2)
+class _AddConvOfUpsampled(torch.autograd.Function):
+    """``base`` (N,O,H,W), channels_last, in place, plus the convolution of ``upsample(x, (H,W))``.
 
-
-class _Resample(torch.autograd.Function):
-    """(B, s x 3 taps, R) -> (B,S,R): the sum of the taps, each upsampled from s to S and shifted.
-
-    Added to ``base`` (B,S,R), in place, if there is one; it is a view, and of those autograd wants
-    the changed input to be the first.
+    ``x`` is (N,I,h,w), the weight (O,I,k,k) with odd k; the padding keeps the size. The sides of
+    the kernel are applied one after the other: the columns of one row of taps at a time, into
+    ``wide`` (N, h x k rows of taps, W x O), then all rows.
     """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, base: Tensor | None, taps: Tensor, size: int) -> Tensor:
-        batch, ctx.rows, rest = taps.shape
-        ctx.has_base = base is not None
-        result = base if ctx.has_base else taps.new_empty(batch, size, rest)
-        for band in _bands(ctx.rows // 3, size, _length(result)):
-            matrix = band.matrix.to(taps.dtype).expand(batch, -1, -1)
-            part = torch.bmm(matrix, taps[:, band.columns])
-            if ctx.has_base:
-                result[:, band.rows] += part
-            else:
-                result[:, band.rows] = part
-        if ctx.has_base:
-            ctx.mark_dirty(result)
-        return result
+    def forward(ctx: FunctionCtx, base: Tensor, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.dilation = dilation
+        (batch, channels, *size), (height, width) = base.shape, x.shape[2:]
+        pixels, taps = _pixels_and_taps(x, weight, base.dtype)
+        kernel = len(taps)
+        wide = base.new_empty(batch * height, kernel, size[1], channels)
+        for row, tap in enumerate(taps):
+            mixed = F.linear(pixels, tap).view(batch * height, width * kernel, channels)
+            for band in _bands_of(wide[:, row], width, kernel, dilation):
+                wide[:, row, band.rows] = band.spread(mixed)
+        del mixed
+        wide = wide.view(batch, height * kernel, size[1] * channels)
+        result = base.permute(0, 2, 3, 1).view(batch, size[0], size[1] * channels)
+        for band in _bands_of(result, height, kernel, dilation):
+            result[:, band.rows] += band.spread(wide)
+        ctx.mark_dirty(base)
+        return base
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        batch, size, rest = gradient.shape
-        taps = gradient.new_zeros(batch, ctx.rows, rest)
-        for band in _bands(ctx.rows // 3, size, _length(gradient)):
-            matrix = band.matrix.t().to(gradient.dtype).expand(batch, -1, -1)
-            taps[:, band.columns] += torch.bmm(matrix, gradient[:, band.rows])
-        return gradient if ctx.has_base else None, taps, None
+        x, weight = ctx.saved_tensors
+        (batch, channels, *size), (height, width) = gradient.shape, x.shape[2:]
+        pixels, taps = _pixels_and_taps(x, weight, gradient.dtype)
+        kernel = len(taps)
+        result = gradient.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+        result = result.view(batch, size[0], size[1] * channels)
+        wide = result.new_zeros(batch, height * kernel, size[1] * channels)
+        for band in _bands_of(result, height, kernel, ctx.dilation):
+            band.gather(result, into=wide)
+        wide = wide.view(batch * height, kernel, size[1], channels)
+        # Three sums of rounded numbers: kept in float32 until the end.
+        x_gradient = torch.zeros_like(pixels, dtype=torch.promote_types(x.dtype, torch.float32))
+        tap_gradients = torch.empty_like(taps)
+        for row, tap in enumerate(taps):
+            mixed = wide.new_zeros(batch * height, width * kernel, channels)
+            for band in _bands_of(wide[:, row], width, kernel, ctx.dilation):
+                band.gather(wide[:, row], into=mixed)
+            mixed = mixed.view(batch, height, width, kernel * channels)
+            if ctx.needs_input_grad[1]:
+                x_gradient += mixed @ tap
+            if ctx.needs_input_grad[2]:
+                tap_gradients[row] = mixed.flatten(0, 2).t() @ pixels.flatten(0, 2)
+        weight_gradient = tap_gradients.unflatten(1, (kernel, channels)).permute(2, 3, 0, 1)
+        return (
+            gradient,
+            x_gradient.permute(0, 3, 1, 2).to(x.dtype) if ctx.needs_input_grad[1] else None,
+            weight_gradient.to(weight.dtype) if ctx.needs_input_grad[2] else None,
+            None,
+        )
 
 
-def _length(result: Tensor) -> int:
-    """How many rows of ``result`` (B,S,R) make a band."""
-    row_bytes = result[:, 0].nbytes
-    return max(BAND_BYTES // row_bytes, 8)
+def _pixels_and_taps(x: Tensor, weight: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(N,h,w,I), and (k rows of taps, k x O, I)."""
+    taps = weight.permute(2, 3, 0, 1).to(dtype).contiguous().flatten(1, 2)
+    return x.permute(0, 2, 3, 1).to(dtype).contiguous(), taps
 
 
 class _Band(NamedTuple):
-    """Some rows of the matrix that upsamples and shifts, without the columns that are 0."""
+    """Some rows of the matrix that upsamples and shifts, and the columns they need.
+
+    The matrix is (S, s x k taps): from a side of s pixels to one of S. What a tap finds outside is
+    0, as a convolution pads.
+    """
 
     rows: slice
-    columns: slice
+    columns: slice | Tensor
     matrix: Tensor
+
+    def spread(self, taps: Tensor) -> Tensor:
+        """(B, s x k, R) -> (B,rows,R)."""
+        if isinstance(self.columns, slice):
+            part = taps[:, self.columns]
+        else:
+            part = taps.index_select(1, self.columns)
+        return torch.bmm(self.matrix.to(taps.dtype).expand(len(taps), -1, -1), part)
+
+    def gather(self, result: Tensor, *, into: Tensor) -> None:
+        """The transposed: of (B,S,R) these rows, added to ``into`` (B, s x k, R)."""
+        matrix = self.matrix.t().to(result.dtype).expand(len(result), -1, -1)
+        part = torch.bmm(matrix, result[:, self.rows])
+        if isinstance(self.columns, slice):
+            into[:, self.columns] += part
+        else:
+            into.index_add_(1, self.columns, part)
+
+
+def _bands_of(result: Tensor, source: int, kernel: int, dilation: int) -> list[_Band]:
+    """The bands that lead from ``source`` pixels to ``result`` (B,S,R)."""
+    length = max(BAND_BYTES // max(result[:, 0].nbytes, 1), 8)
+    return _bands(source, result.shape[1], kernel, dilation, length)
+
+
+@lru_cache(maxsize=256)
+def _bands(source: int, size: int, kernel: int, dilation: int, length: int) -> list[_Band]:
+    with torch.inference_mode(False), torch.no_grad():
+        reach = dilation * (kernel // 2)
+        padded = F.pad(_upsampling(source, size), (0, 0, reach, reach))
+        shifted = [padded[tap * dilation : tap * dilation + size] for tap in range(kernel)]
+        matrix = torch.stack(shifted, dim=2).flatten(1)
+        bands = []
+        for start in range(0, size, length):
+            part = matrix[start : start + length]
+            used = part.abs().sum(0).nonzero().flatten()
+            first, last = int(used[0]), int(used[-1]) + 1
+            # Taps far apart use columns far apart, with zeros between.
+            columns = slice(first, last) if last - first < 1.5 * len(used) else used
+            rows = slice(start, start + len(part))
+            bands.append(_Band(rows, columns, part[:, columns].clone()))
+        return bands
 
 
 @lru_cache(maxsize=64)
-def _bands(source: int, size: int, length: int) -> list[_Band]:
-    """The matrix (size, source x 3 taps), whose tap t is 0 where row + t - 1 lies outside."""
+def _upsampling(source: int, size: int) -> Tensor:
+    """The matrix (size, source) of linear upsampling, float64."""
     with torch.inference_mode(False), torch.no_grad():
-        unit = torch.eye(source, dtype=torch.float64)[None]
-        columns = F.interpolate(unit, size=size, mode="linear", align_corners=False)[0]
-        padded = F.pad(columns.t(), (0, 0, 1, 1))
-        taps = torch.stack([padded[tap : tap + size] for tap in range(3)], dim=2)
-        bands = []
-        for start in range(0, size, length):
-            part = taps[start : start + length]
-            used = part.abs().sum((0, 2)).nonzero()
-            first, last = int(used[0]), int(used[-1]) + 1
-            bands.append(
-                _Band(
-                    slice(start, start + len(part)),
-                    slice(first * 3, last * 3),
-                    part[:, first:last].flatten(1).clone(),
-                )
-            )
-        return bands
+        unit = torch.eye(source, dtype=torch.float64, device="cpu")[None]
+        return F.interpolate(unit, size=size, mode="linear", align_corners=False)[0].t()

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .upsampled_conv import ConcatMaps, works_on_coarse
+
 
 class IntermediateLayerGetter(nn.ModuleDict):
     """Runs a sequential model's children in order and returns the outputs of some of them.
@@ -32,12 +34,15 @@ class IntermediateLayerGetter(nn.ModuleDict):
         super().__init__(kept)
         self.return_layers = dict(return_layers)
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
+    def forward(self, x: Tensor, *, join: bool = True) -> dict[str, Tensor | list[Tensor]]:
+        """All outputs are (N,C,h,w); without ``join`` what `ConcatMaps` joins are its inputs."""
         features = {}
         for name, child in self.items():
-            x = child(x)
+            apart = isinstance(child, ConcatMaps) and not join
+            x = x if apart else child(x)
             if name in self.return_layers:
-                features[self.return_layers[name]] = x if isinstance(x, Tensor) else x[0]
+                one = isinstance(x, Tensor) or apart
+                features[self.return_layers[name]] = x if one else x[0]
         return features
 
 
@@ -54,14 +59,20 @@ class SimpleSegmentationModel(nn.Module):
 
     def low_res_logits(self, x: Tensor) -> Tensor:
         """Logits (N,C,h,w) as the head gives them, before they are upsampled to the image."""
-        return self.classifier(self.backbone(x))
+        return self.classifier(self._features(x))
+
+    def _features(self, x: Tensor) -> dict[str, Tensor | list[Tensor]]:
+        """What the head gets: maps that are only concatenated for it, it gets apart."""
+        if isinstance(self.backbone, IntermediateLayerGetter) and works_on_coarse(x):
+            return self.backbone(x, join=False)
+        return self.backbone(x)
 
     def low_res_outputs(self, x: Tensor) -> dict[str, Tensor]:
         """``{"out": low_res_logits(x)}``, and in training ``"aux"``, if there is such a head.
 
         Each is (N,C,h,w) of its own size.
         """
-        features = self.backbone(x)
+        features = self._features(x)
         outputs = {"out": self.classifier(features)}
         if self.training and self.aux_classifier is not None:
             outputs["aux"] = self.aux_classifier(features["aux"])

@@ -137,7 +137,7 @@ def newest_readable(
 ) -> tuple[Path, dict[str, Any], list[str]]:
     """The newest latest checkpoint that is whole: its path, its content, and what to say.
 
-    ``read`` raises ValueError or OSError for a file it can't read.
+    ``read`` raises ValueError or OSError for a file it can't read or that a byte has changed in.
     Raises FileNotFoundError if there is none at all, ValueError if all are damaged.
     """
     paths = [path for path in (files.latest, *files.earlier) if path.exists()]

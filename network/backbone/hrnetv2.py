@@ -22,10 +22,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from types import MappingProxyType
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..upsampled_conv import ConcatMaps
 from .base import Backbone, FeatureInfo, Variant, conv, conv_bn, timm_weights
 from .resnet import BasicBlock, Bottleneck
 
@@ -108,15 +108,6 @@ class HighResolutionModule(nn.Module):
         return F.relu(total)
 
 
-class ConcatBranches(nn.Module):
-    """All branches, bilinearly upsampled to the first one's size, as one map."""
-
-    def forward(self, branches: list[Tensor]) -> Tensor:
-        first = branches[0]
-        others = [upsample(x, like=first, mode="bilinear") for x in branches[1:]]
-        return torch.cat([first, *others], dim=1)
-
-
 @dataclass(frozen=True, kw_only=True)
 class HRNetVariant(Variant):
     """Numbers of one HRNetV2; ``num_modules`` is for stages 2, 3 and 4."""
@@ -192,7 +183,7 @@ class HRNetV2(Backbone):
             stages[f"stage{number + 1}"] = make_stage(
                 channels, num_modules, num_blocks=variant.num_blocks, fuse_mode=fuse_mode
             )
-        stages["concat"] = ConcatBranches()
+        stages["concat"] = ConcatMaps()
         super().__init__(
             stages,
             low_level=FeatureInfo("layer1", layer1_out, 4),

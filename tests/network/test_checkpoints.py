@@ -43,14 +43,28 @@ def test_own_checkpoint(tmp_path, own_checkpoint):
     assert other.build_args["output_stride"] == 32 and other.build_args["separable_conv"] is True
 
 
-@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize(
+    "place", [b"_rebuild_tensor_v2", np.arange(5_000, 5_010).tobytes(), b"PK\1\2"]
+)
 def test_a_changed_byte_is_noticed(place, tmp_path):
+    """In the names, in a tensor, in the directory at the end; all are damage, nothing worse."""
     path = tmp_path / "model.pth"
     torch.save({"model_state": {"weight": torch.arange(10_000)}}, path)
     content = bytearray(path.read_bytes())
-    content[int(place * len(content))] ^= 16
+    content[content.index(place) + 1] ^= 1
     path.write_bytes(content)
     with pytest.raises(ValueError, match="model.pth is no checkpoint, or it is damaged"):
+        read_file(path)
+
+
+def test_an_error_of_the_disk_names_the_file(tmp_path, monkeypatch):
+    def broken(*args, **kwargs):
+        raise OSError(5, "Input/output error")
+
+    path = tmp_path / "model.pth"
+    torch.save({}, path)
+    monkeypatch.setattr(torch, "load", broken)
+    with pytest.raises(OSError, match=r"Input/output error: .*model\.pth"):
         read_file(path)
 
 
