@@ -127,6 +127,8 @@ class ASPP(nn.Module):
 class DeepLabHead(nn.Module):
     """DeepLabV3: takes ``out``, gives logits of its size. ``low_level_channels`` is not used."""
 
+    takes_maps = True  # ``out`` may be several, as of ASPP
+
     def __init__(
         self,
         in_channels: int,
@@ -149,6 +151,8 @@ class DeepLabHead(nn.Module):
 
 class DeepLabHeadV3Plus(nn.Module):
     """DeepLabV3+: takes ``out`` and ``low_level``, gives logits of ``low_level``'s size."""
+
+    takes_maps = True  # ``out`` may be several, as of ASPP
 
     def __init__(
         self,

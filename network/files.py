@@ -20,6 +20,10 @@ CONTAINERS = ("model_state", "state_dict", "model")  # where files keep their te
 AVERAGED = "ema_state"  # where ours keep the weights averaged over training, if they were
 
 
+class _SumsDifferError(Exception):
+    pass
+
+
 def _numpy_globals() -> list[object]:
     """What a pickled NumPy number needs: the predecessor's checkpoints hold one (best_score)."""
     scalar = np.float64(0).__reduce__()[0]
@@ -40,10 +44,13 @@ def read_file(path: str | Path) -> dict[str, object]:
             return dict(safetensors.torch.load_file(path))
         with warnings.catch_warnings(), torch.serialization.safe_globals(_numpy_globals()):
             warnings.simplefilter("ignore")  # the reader's doubts about files it then refuses
-            _check_sums(path)
+            if not _sums_match(path):
+                raise _SumsDifferError
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a file that is no checkpoint makes the reader raise
         # EINVAL: a seek to where the end of a file that was cut short would lie.
+        if isinstance(error, OSError) and error.errno is None:
+            raise  # safetensors' own
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise OSError(error.errno, error.strerror, str(path)) from error
         if found := re.search(r"GLOBAL ([\w.]+) (?:was not an allowed|whose module)", str(error)):
@@ -51,7 +58,10 @@ def read_file(path: str | Path) -> dict[str, object]:
                 f"{path} is refused: it asks for {found[1]}, which could run code; "
                 "checkpoints may hold tensors and plain values only"
             ) from None
-        raise ValueError(f"{path} is no checkpoint, or it is damaged or cut short") from None
+        reason = "no checkpoint, or it is damaged or cut short"
+        if isinstance(error, _SumsDifferError):
+            reason = "damaged, or was saved with torch.serialization.set_crc32_options(False)"
+        raise ValueError(f"{path} is {reason}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a dict of tensors")
     if "model_name" in content and content.get("format") != FORMAT:
@@ -61,17 +71,16 @@ def read_file(path: str | Path) -> dict[str, object]:
     return content
 
 
-def _check_sums(path: Path) -> None:
-    """Raise ValueError if a file of ``torch.save`` does not match the check sums in it.
+def _sums_match(path: Path) -> bool:
+    """Whether a file of ``torch.save`` matches the check sums in it; torch.load does not look.
 
-    torch.load does not look. Files of an old torch have none.
+    Files of an old torch have none.
     """
     with path.open("rb") as file:
         if file.read(4) != b"PK\x03\x04":
-            return
+            return True
     with zipfile.ZipFile(path) as archive:
-        if (name := archive.testzip()) is not None:
-            raise ValueError(f"{name} is damaged")
+        return archive.testzip() is None
 
 
 def has_average(content: Mapping[str, object]) -> bool:

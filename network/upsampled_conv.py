@@ -45,7 +45,7 @@ class ConcatConv2d(nn.Conv2d):
 
     ``forward(sharp, *coarse)`` gives what ``super().forward(ConcatMaps()([sharp, *coarse]))`` does;
     parameters and names are those of a convolution of all their channels. Where it `pays`, the
-    result can be differentiated once, and not by torch.func.
+    result can be differentiated once, backwards, and torch.func can't be used.
     """
 
     def forward(self, sharp: Tensor, *coarse: Tensor) -> Tensor:
@@ -101,6 +101,8 @@ def upsample(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 def mean_of_upsampled(x: Tensor, size: tuple[int, int]) -> Tensor:
     """``upsample(x, size).mean((2, 3), keepdim=True)``: (N,C,h,w) -> (N,C,1,1)."""
+    if not works_on_coarse(x):
+        return upsample(x, size).mean((2, 3), keepdim=True)
     dtype = torch.promote_types(x.dtype, torch.float32)
     rows, columns = (
         _upsampling(small, large).mean(0) for small, large in zip(x.shape[2:], size, strict=True)

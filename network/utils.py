@@ -63,7 +63,9 @@ class SimpleSegmentationModel(nn.Module):
 
     def _features(self, x: Tensor) -> dict[str, Tensor | list[Tensor]]:
         """What the head gets: maps that are only concatenated for it, it gets apart."""
-        if isinstance(self.backbone, IntermediateLayerGetter) and works_on_coarse(x):
+        takes_maps = getattr(self.classifier, "takes_maps", False)
+        knows_how = isinstance(self.backbone, IntermediateLayerGetter)
+        if takes_maps and knows_how and works_on_coarse(x):
             return self.backbone(x, join=False)
         return self.backbone(x)
 

@@ -151,7 +151,7 @@ class OptimOptions:
         "arithmetic of the network; bf16 and fp16 are autocast, tf32 is for GPUs",
         choices=("fp32", "tf32", "bf16", "fp16"),
     )
-    compile: bool = option(False, "compile the training network with torch.compile")
+    compile: bool = option(False, "compile the training network with torch.compile; for GPUs")
     ema: float = option(
         0.0,
         "decay of averaged weights, which then are validated and predicted with; 0 is none",
