@@ -10,10 +10,10 @@ its padding), eager fp32, contiguous tensors, full-size scores, the loss read at
 the loop of main.py with its allocator settings. segmentation_models_pytorch (smp) has separable
 convolutions in the head, torchvision's DeepLabV3 no decoder: hence the GFLOP column, which counts
 convolutions of upsampled maps as such for ours too, though on a CPU they are not made. Each
-contender is a process of its own, in turn with the others. A ratio is the median over the rounds with its
-95 % interval (bootstrap); above 1 is faster than the base. On a GPU (or with --roofline) there is
-the share of the time that the roofline asks for: of all eager operations one by one, and of
-convolutions alone, with bf16 FLOP/s and bytes/s of a copy as measured in the same run.
+contender is a process of its own, in turn with the others. A ratio is the median over the rounds
+with its 95 % interval (bootstrap); above 1 is faster than the base. On a GPU (or with --roofline)
+there is the share of the time that the roofline asks for: of all eager operations one by one, and
+of convolutions alone, with bf16 FLOP/s and bytes/s of a copy as measured in the same run.
 """
 
 from __future__ import annotations
