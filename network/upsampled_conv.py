@@ -216,26 +216,24 @@ def _bands_of(result: Tensor, source: int, kernel: int, dilation: int) -> list[_
 
 @lru_cache(maxsize=256)
 def _bands(source: int, size: int, kernel: int, dilation: int, length: int) -> list[_Band]:
-    with torch.inference_mode(False), torch.no_grad():
-        reach = dilation * (kernel // 2)
-        padded = F.pad(_upsampling(source, size), (0, 0, reach, reach))
-        shifted = [padded[tap * dilation : tap * dilation + size] for tap in range(kernel)]
-        matrix = torch.stack(shifted, dim=2).flatten(1)
-        bands = []
-        for start in range(0, size, length):
-            part = matrix[start : start + length]
-            used = part.abs().sum(0).nonzero().flatten()
-            first, last = int(used[0]), int(used[-1]) + 1
-            # Taps far apart use columns far apart, with zeros between.
-            columns = slice(first, last) if last - first < 1.5 * len(used) else used
-            rows = slice(start, start + len(part))
-            bands.append(_Band(rows, columns, part[:, columns].clone()))
-        return bands
+    reach = dilation * (kernel // 2)
+    padded = F.pad(_upsampling(source, size), (0, 0, reach, reach))
+    shifted = [padded[tap * dilation : tap * dilation + size] for tap in range(kernel)]
+    matrix = torch.stack(shifted, dim=2).flatten(1)
+    bands = []
+    for start in range(0, size, length):
+        part = matrix[start : start + length]
+        used = part.abs().sum(0).nonzero().flatten()
+        first, last = int(used[0]), int(used[-1]) + 1
+        # Taps far apart use columns far apart, with zeros between.
+        columns = slice(first, last) if last - first < 1.5 * len(used) else used
+        rows = slice(start, start + len(part))
+        bands.append(_Band(rows, columns, part[:, columns].clone()))
+    return bands
 
 
 @lru_cache(maxsize=64)
 def _upsampling(source: int, size: int) -> Tensor:
     """The matrix (size, source) of linear upsampling, float64."""
-    with torch.inference_mode(False), torch.no_grad():
-        unit = torch.eye(source, dtype=torch.float64, device="cpu")[None]
-        return F.interpolate(unit, size=size, mode="linear", align_corners=False)[0].t()
+    unit = torch.eye(source, dtype=torch.float64, device="cpu")[None]
+    return F.interpolate(unit, size=size, mode="linear", align_corners=False)[0].t()

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .upsampled_conv import ConcatMaps, works_on_coarse
+from .upsampled_conv import ConcatMaps, upsample, works_on_coarse
 
 
 class IntermediateLayerGetter(nn.ModuleDict):
@@ -81,8 +80,7 @@ class SimpleSegmentationModel(nn.Module):
         return outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        logits = self.low_res_logits(x)
-        return F.interpolate(logits, size=x.shape[-2:], mode="bilinear", align_corners=False)
+        return upsample(self.low_res_logits(x), x.shape[-2:])
 
 
 class Normalize(nn.Module):

@@ -134,13 +134,16 @@ def test_inputs_stay_as_they_are(conv: ConcatConv2d) -> None:
 
 
 @pytest.mark.usefixtures("no_concatenation")
-def test_matrices_made_in_inference_serve_in_training() -> None:
+def test_training_after_inference(conv: ConcatConv2d) -> None:
+    """What is kept from an inference, as its tensors, serves."""
+    upsampled_conv._bands.cache_clear()
     upsampled_conv._upsampling.cache_clear()
-    x = torch.randn(1, 2, 3, 4, requires_grad=True)
+    inputs = maps((3, 4), (12, 16))
     with torch.inference_mode():
-        upsampled_conv.mean_of_upsampled(x, (12, 16))
-    upsampled_conv.mean_of_upsampled(x, (12, 16)).sum().backward()
-    assert x.grad.sum().item() == pytest.approx(2)
+        conv(*inputs), upsampled_conv.mean_of_upsampled(inputs[1], (12, 16))
+    assert_same_and_gradients(conv, *inputs)
+    upsampled_conv.mean_of_upsampled(inputs[1], (12, 16)).sum().backward()
+    assert inputs[1].grad.sum().item() == pytest.approx(2 * 5)
 
 
 @pytest.mark.usefixtures("no_concatenation")
@@ -182,7 +185,7 @@ def test_one_map_is_convolved_as_ever(conv: ConcatConv2d) -> None:
         ({"padding": 0}, (3, 3)),
         ({"padding": 1, "stride": 2}, (3, 3)),
         ({"padding": 1, "groups": 2}, (3, 3)),
-        ({"padding": (1, 2), "dilation": (1, 2)}, (3, 3)),
+        ({"padding": 1, "dilation": (1, 2)}, (3, 3)),
     ],
 )
 def test_other_convolutions_see_the_upsampled_map(
