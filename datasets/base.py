@@ -85,6 +85,8 @@ class SegmentationDataset(Dataset):
     label_table: np.ndarray  # (256,) int16, see make_label_table
     colors: Mapping[Color, int] | None = None
     splits: ClassVar[tuple[str, ...]]
+    options: ClassVar[tuple[str, ...]] = ()  # command-line options that only such data sets use
+    color_jitter: ClassVar[float] = 0.0  # default of --color_jitter
     how_to_get: ClassVar[str | None] = None  # told when data_root does not exist; None: no files
     _bad: Tensor | None = None  # (number of samples,) uint8 in shared memory: 1 was left out
 

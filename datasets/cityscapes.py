@@ -99,6 +99,7 @@ class Cityscapes(FileDataset):
     # -1, the license plate, is 255 in an 8-bit file and ignored like it.
     label_table: ClassVar = TRAIN_TABLE
     splits: ClassVar = ("train", "val", "test", "trainval", "train_extra")
+    color_jitter: ClassVar = 0.5  # the predecessor's
     how_to_get: ClassVar = (
         f"{LAYOUT} (unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip from "
         "cityscapes-dataset.com, login needed)"

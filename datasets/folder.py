@@ -55,6 +55,7 @@ class Folder(FileDataset):
     """
 
     splits: ClassVar = SPLITS
+    options: ClassVar = ("val_fraction", "split_file")
     how_to_get: ClassVar = f"it must hold {LAYOUT}"
 
     def __init__(

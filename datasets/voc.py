@@ -83,6 +83,7 @@ class VOCSegmentation(FileDataset):
     palette: ClassVar = _frozen(voc_cmap())
     label_table: ClassVar = make_label_table({i: i for i in range(len(CLASS_NAMES))})
     splits: ClassVar = ("train", "val", "trainval", "test")
+    options: ClassVar = ("year", "download")
     how_to_get: ClassVar = (
         "pass --download to fetch Pascal VOC into it, or --dataset cityscapes and --data_root "
         "where leftImg8bit/ and gtFine/ are"

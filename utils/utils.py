@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # the base of every BatchNorm, synced ones too
 
+IGNORE_INDEX = 255  # the label of pixels that count neither in the loss nor in the scores
+
 
 class Denormalize:
     """Undo (image - mean) / std, channel by channel.

@@ -1,0 +1,1 @@
+"""What the program needs of the machine: files, processes, memory, signals, the terminal."""
