@@ -31,7 +31,8 @@ from utils.data import check_data
 from utils.engine import Standing, grouped, train_mode, training_network
 from utils.errors import exit_code, explain, with_batch
 from utils.progress import Progress, plain_warnings
-from utils.run import PRECISIONS, Run, prepare
+from utils.run import Run, prepare
+from utils.runtime.precision import AUTOCAST_DTYPES
 from utils.signals import StopSignal
 from utils.visualizer import Trackers
 
@@ -138,7 +139,7 @@ def validate(run: Run, step: int, trackers: Trackers) -> float:
     metrics = StreamSegMetrics(len(run.class_names), class_names=run.class_names)
     sums = torch.zeros(2, dtype=torch.float64)  # of the loss, and what divides it
     world.share_buffers(run.update.ema.model)
-    model = folded(run.update.ema.model, conv_dtype=PRECISIONS.get(run.opts.optim.precision))
+    model = folded(run.update.ema.model, conv_dtype=AUTOCAST_DTYPES.get(run.opts.optim.precision))
     hidden = None if world.is_main else True
     torch.backends.cudnn.benchmark = run.opts.data.crop_val  # whole images have many sizes
     for samples in tqdm(run.val_loader, desc="validation", leave=False, disable=hidden):

@@ -21,10 +21,9 @@ from utils.criterion import Criterion, create_criterion
 from utils.engine import Standing, Update, create_update
 from utils.memory import keep_freed_memory
 from utils.model import backbone_bn_momentum, build_model, load_pretrained
+from utils.runtime.precision import autocast, set_float32_precision
 from utils.signals import ignore_interrupts
 from utils.utils import set_bn_momentum
-
-PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -118,18 +117,6 @@ class Run:
             "options": options.flat(self.opts),
             "command": self.command,
         }
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """bf16 and fp16 are autocast; fp32 and tf32 leave every operation as it is."""
-    dtype = PRECISIONS.get(precision)
-    return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
-
-
-def set_arithmetic(precision: str) -> None:
-    """Let GPUs use TF32 where asked, and only there."""
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
 def _start_point(
@@ -229,7 +216,7 @@ def prepare(opts: options.Options, command: str) -> Run:
     if world.device.type == "cpu":
         keep_freed_memory()
     torch.manual_seed(opts.run.random_seed)
-    set_arithmetic(opts.optim.precision)
+    set_float32_precision(opts.optim.precision)
     checks.check_options(opts, world_size=world.size, sync_batchnorm=world.sync_batchnorm)
     files, stride, ckpt, saved, notes = _start_point(opts)
     facts = datasets.class_facts(opts.data.dataset, run_data.source_of(opts.data))
