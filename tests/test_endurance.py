@@ -25,7 +25,7 @@ from tests.helpers import (
     step_losses,
 )
 from utils import checkpoint
-from utils.criterion import Criterion
+from utils.loss import Criterion
 from utils.progress import Progress
 
 pytestmark = pytest.mark.usefixtures("no_figures")

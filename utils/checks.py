@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, get_type_hints
 
-from utils.criterion import uses
+from utils.loss import uses
 from utils.options import Options, flat
 
 # Options that do something only where another has this value.

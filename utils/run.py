@@ -17,8 +17,8 @@ import network
 from datasets.loader import TrainSampler, train_loader, val_loader
 from utils import checkpoint, checks, commands, distributed, history, options
 from utils import data as run_data
-from utils.criterion import Criterion, create_criterion
 from utils.engine import Standing, Update, create_update
+from utils.loss import Criterion, create_criterion
 from utils.memory import keep_freed_memory
 from utils.model import backbone_bn_momentum, build_model, load_pretrained
 from utils.runtime.precision import autocast, set_float32_precision

@@ -9,10 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils import row_bands
-from utils.criterion import LOSSES, Criterion, create_criterion
-from utils.loss import FocalLoss
-from utils.loss_functions import dice_loss, lovasz_softmax_loss
+from utils.loss import LOSSES, Criterion, FocalLoss, bands, create_criterion
+from utils.loss.functions import dice_loss, lovasz_softmax_loss
 
 WEIGHTS = torch.tensor([0.5, 2.0, 1.0, 0.25, 3.0])
 NUM_CLASSES = len(WEIGHTS)
@@ -23,7 +21,7 @@ PIXEL_LOSSES = ["cross_entropy", "focal_loss", "cross_entropy:0.3,focal_loss:2"]
 
 @pytest.fixture(autouse=True)
 def _small_bands(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_bands, "BAND_BYTES_CPU", 1500)
+    monkeypatch.setattr(bands, "BAND_BYTES_CPU", 1500)
 
 
 def build(loss_type: str, *, options: bool, aux_weight: float = 0.0) -> Criterion:

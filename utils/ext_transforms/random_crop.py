@@ -9,8 +9,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from utils.joint_transform import (
-    IGNORE,
+from utils.utils import IGNORE_INDEX
+
+from .base import (
     MEAN_COLOR,
     Color,
     JointTransform,
@@ -51,7 +52,7 @@ def _is_mixed(label: np.ndarray, cat_max_ratio: float) -> bool:
     """Whether no class has more than this share of the labelled pixels, and there are some."""
     if cat_max_ratio == 1:
         return True
-    counts = cv2.calcHist([label], [0], None, [256], [0, 256])[:IGNORE]
+    counts = cv2.calcHist([label], [0], None, [256], [0, 256])[:IGNORE_INDEX]
     return bool(0 < counts.max() <= cat_max_ratio * counts.sum())
 
 
@@ -85,7 +86,7 @@ class ExtRandomCrop(JointTransform):
         left, top, right, bottom = self.padding
         borders = {"left": left, "top": top, "right": right, "bottom": bottom}
         image = pad_plane(image, self.image_fill, **borders)
-        label = pad_plane(label, IGNORE, **borders)
+        label = pad_plane(label, IGNORE_INDEX, **borders)
         if not self.pad_if_needed and (
             image.shape[0] < self.size[0] or image.shape[1] < self.size[1]
         ):
@@ -96,7 +97,7 @@ class ExtRandomCrop(JointTransform):
         for _ in _tries(self.cat_max_ratio):
             top = _random_offset(image.shape[0], self.size[0], rng)
             left = _random_offset(image.shape[1], self.size[1], rng)
-            ids = cut_plane(label, IGNORE, left=left, top=top, size=self.size)
+            ids = cut_plane(label, IGNORE_INDEX, left=left, top=top, size=self.size)
             if _is_mixed(ids, self.cat_max_ratio):
                 break
         return cut(image, label, left=left, top=top, size=self.size, image_fill=self.image_fill)
@@ -163,7 +164,9 @@ class ExtRandomScaleCrop(JointTransform):
             "right": self.size[1] - columns.length - columns.offset,
             "bottom": self.size[0] - rows.length - rows.offset,
         }
-        return pad_plane(pixels, self.image_fill, **borders), pad_plane(ids, IGNORE, **borders)
+        return pad_plane(pixels, self.image_fill, **borders), pad_plane(
+            ids, IGNORE_INDEX, **borders
+        )
 
     def _windows(
         self, size: tuple[int, int], factor: float, rng: Rng

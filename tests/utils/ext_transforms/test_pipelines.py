@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
-from tests.utils.pictures import colored, painted
+from tests.utils.ext_transforms.pictures import colored, painted
 from utils import ext_transforms as et
 
 FILL = (124, 116, 104)

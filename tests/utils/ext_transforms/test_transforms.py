@@ -10,9 +10,9 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from tests.utils.pictures import colored, painted
+from tests.utils.ext_transforms.pictures import colored, painted
 from utils import ext_transforms as et
-from utils.joint_transform import resize_label
+from utils.ext_transforms.base import resize_label
 
 FILL = (124, 116, 104)
 NEAREST = v2.InterpolationMode.NEAREST

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.loss import (
+from utils.loss.focal_loss import (
     CrossEntropyLoss,
     FocalLoss,
     read_class_weights,

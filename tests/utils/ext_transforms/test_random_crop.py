@@ -185,7 +185,9 @@ def test_crops_of_nearly_one_class_are_drawn_again(crop: type) -> None:
 @pytest.mark.parametrize("crop", [ExtRandomCrop, ExtRandomScaleCrop])
 def test_drawing_again_ends_after_ten_times(crop: type, monkeypatch: pytest.MonkeyPatch) -> None:
     looked = []
-    monkeypatch.setattr("utils.random_crop._is_mixed", lambda ids, ratio: looked.append(ids))
+    monkeypatch.setattr(
+        "utils.ext_transforms.random_crop._is_mixed", lambda ids, ratio: looked.append(ids)
+    )
     image, label = half_and_half()
     out = crop(20, cat_max_ratio=0.5)(image, label, np.random.default_rng(0))
     assert len(looked) == 11 and np.array_equal(out[1], looked[-1])  # the last is taken

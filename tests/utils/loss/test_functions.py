@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from utils.loss_functions import (
+from utils.loss.functions import (
     _lovasz_slopes,
     dice_loss,
     hard_labels,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from utils.criterion import LOSSES, create_criterion, parse_loss, uses
+from utils.loss import LOSSES, create_criterion, parse_loss, uses
 
 
 def batch() -> tuple[Tensor, Tensor]:

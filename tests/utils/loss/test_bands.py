@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from utils import row_bands
-from utils.row_bands import banded_map, banded_sum
+from utils.loss import bands
+from utils.loss.bands import banded_map, banded_sum
 
 SIZES = {  # (h, w) -> (H, W)
     "4 times": ((6, 5), (24, 20)),
@@ -50,7 +50,7 @@ def plain(logits: Tensor, labels: Tensor) -> Tensor:
 
 @pytest.fixture(params=[1, 3000, 2**30], ids=["single rows", "bands", "one band"])
 def band_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(row_bands, "BAND_BYTES_CPU", request.param)
+    monkeypatch.setattr(bands, "BAND_BYTES_CPU", request.param)
     return request.param
 
 
@@ -74,7 +74,7 @@ def test_equal_to_plain(
 
 @pytest.mark.parametrize("name", SIZES)
 def test_gradcheck(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_bands, "BAND_BYTES_CPU", 700)
+    monkeypatch.setattr(bands, "BAND_BYTES_CPU", 700)
     logits, labels = random_batch(name, num_classes=2)
     assert torch.autograd.gradcheck(
         lambda values: banded_sum(values, labels, cross_entropy), (logits,), fast_mode=True
@@ -84,9 +84,7 @@ def test_gradcheck(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_row_is_in_one_band(band_bytes: int) -> None:
     for name, (_, size) in SIZES.items():
         logits, _ = random_batch(name)
-        rows = [
-            row for band in row_bands.row_bands(logits, size) for row in range(size[0])[band.rows]
-        ]
+        rows = [row for band in bands.row_bands(logits, size) for row in range(size[0])[band.rows]]
         assert rows == list(range(size[0]))
 
 
@@ -122,7 +120,7 @@ def test_full_size_scores_never_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = torch.randn(2, 8, 16, 16, requires_grad=True)
     labels = torch.randint(0, 8, (2, 64, 64))
     full = 2 * 8 * 64 * 64
-    monkeypatch.setattr(row_bands, "BAND_BYTES_CPU", full * 4 // 16)
+    monkeypatch.setattr(bands, "BAND_BYTES_CPU", full * 4 // 16)
     for loss, fewest, most in ((banded_sum, full // 16, full // 8), (None, full, full)):
         with Largest() as largest:
             value = loss(logits, labels, cross_entropy) if loss else plain(logits, labels)

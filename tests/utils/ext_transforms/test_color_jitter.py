@@ -11,7 +11,7 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from utils.color_jitter import Adjustment, ExtColorJitter, adjust_colors
+from utils.ext_transforms.color_jitter import Adjustment, ExtColorJitter, adjust_colors
 
 THEIRS = {
     Adjustment.BRIGHTNESS: F.adjust_brightness,
@@ -99,7 +99,9 @@ def test_factors_are_uniform_in_their_range_and_the_order_is_random(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     drawn: list[list[tuple[Adjustment, float]]] = []
-    monkeypatch.setattr("utils.color_jitter.adjust_colors", lambda _, steps: drawn.append(steps))
+    monkeypatch.setattr(
+        "utils.ext_transforms.color_jitter.adjust_colors", lambda _, steps: drawn.append(steps)
+    )
     jitter = ExtColorJitter(0.5, 0.25, (2, 4), 0.1)
     for seed in range(500):
         jitter(picture(), np.zeros((60, 70), np.uint8), np.random.default_rng(seed))

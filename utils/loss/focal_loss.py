@@ -1,7 +1,7 @@
 """Cross entropy and focal loss of full-size logits, averaged over the labelled pixels alone.
 
 Ignored pixels change neither value nor gradient, and a batch without a labelled pixel gives 0
-with zero gradients. What training uses, and all other losses, is in utils/criterion.py.
+with zero gradients. What training uses, and all other losses, is in criterion.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .loss_functions import cross_entropy_sum, focal_sum, labelled_weight, mean_from_sums
+from .functions import cross_entropy_sum, focal_sum, labelled_weight, mean_from_sums
 
 
 class CrossEntropyLoss(nn.Module):

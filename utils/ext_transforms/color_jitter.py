@@ -8,7 +8,7 @@ from enum import IntEnum
 import cv2
 import numpy as np
 
-from utils.joint_transform import JointTransform, Picture, Rng
+from .base import JointTransform, Picture, Rng
 
 GREY = np.array([0.2989, 0.587, 0.114])  # luma of R, G, B (ITU-R BT.601), as torchvision has it
 UNCHANGED = np.eye(3, 4)

@@ -1,4 +1,4 @@
-"""What the joint transforms of ext_transforms.py share: their base class, and moving pixels.
+"""What the joint transforms of this package share: their base class, and moving pixels.
 
 A picture is an image (H, W, 3) RGB and its label (H, W), both uint8. Sizes are (H, W).
 """
@@ -13,13 +13,14 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
+from utils.utils import IGNORE_INDEX
+
 Rng = np.random.Generator
 Size = int | tuple[int, int]
 Color = tuple[int, int, int]
 Picture = tuple[np.ndarray, np.ndarray]
 
 MEAN_COLOR: Color = (124, 116, 104)  # ImageNet's mean
-IGNORE = 255
 
 
 class JointTransform:
@@ -168,5 +169,5 @@ def cut(
     """The window of `size` (H, W) at (left, top) of both; outside, the label is ignored."""
     return (
         cut_plane(image, image_fill, left=left, top=top, size=size),
-        cut_plane(label, IGNORE, left=left, top=top, size=size),
+        cut_plane(label, IGNORE_INDEX, left=left, top=top, size=size),
     )

@@ -16,8 +16,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from .loss import check_focal, checked_class_weights
-from .loss_functions import (
+from .bands import banded_map, banded_sum, upsample
+from .focal_loss import check_focal, checked_class_weights
+from .functions import (
     cross_entropy_sum,
     dice_loss,
     focal_sum,
@@ -27,7 +28,6 @@ from .loss_functions import (
     lovasz_softmax_loss,
     mean_from_sums,
 )
-from .row_bands import banded_map, banded_sum, upsample
 
 # Each loss, and the options that change it.
 LOSSES: dict[str, frozenset[str]] = {
@@ -69,7 +69,7 @@ def uses(loss_type: str) -> set[str]:
 class Criterion(nn.Module):
     """A mix of losses of logits that are upsampled to the labels' size on the way.
 
-    Cross entropy, focal loss and OHEM never hold full-size logits (see utils/row_bands.py); Dice
+    Cross entropy, focal loss and OHEM never hold full-size logits (see bands.py); Dice
     and Lovasz-softmax do. All is computed in float32, or float64 if the logits are.
     """
 
