@@ -122,7 +122,7 @@ def load_model(
             raise ValueError(f"{opts.ckpt} has no separable convolutions; drop --separable_conv")
         changed = {"output_stride": old.output_stride} if old.output_stride else {}
         model = network.load_checkpoint(opts.ckpt, build_args=changed)
-        return model, network.files.has_average(saved)
+        return model, network.pretrained.has_average(saved)
     dataset = datasets.DATASETS[old.dataset or "voc"]
     model = network.load_checkpoint(
         opts.ckpt,

@@ -129,7 +129,7 @@ def save_checkpoint(model: nn.Module, path: Path) -> None:
     palette = torch.from_numpy(Shapes.palette.copy())
     num_classes = model.build_args["num_classes"]
     content = {
-        "format": network.files.FORMAT,
+        "format": network.pretrained.FORMAT,
         "model_name": model.name,
         "build_args": model.build_args,
         "class_names": [f"class {index}" for index in range(num_classes)],

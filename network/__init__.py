@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import factory, files, modeling, pretrained
+from . import factory, modeling, pretrained
 from ._deeplab import convert_to_separable_conv
 from .factory import MODELS
 from .modeling import create_model
@@ -30,7 +30,6 @@ __all__ = [
     "convert_to_separable_conv",
     "create_model",
     "default_weights",
-    "files",
     "list_models",
     "load_checkpoint",
     "model_summary",

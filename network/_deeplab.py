@@ -19,19 +19,62 @@ V3+ first upsamples it to stride 4 and lets the early, sharp features correct it
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypedDict
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .upsampled_conv import ConcatConv2d, ConcatMaps, mean_of_upsampled
-from .utils import SimpleSegmentationModel
+from .utils import IntermediateLayerGetter, Normalize, SimpleSegmentationModel
 
 CHANNELS = 256
 LOW_LEVEL_CHANNELS = 48
 
 
+class BuildArgs(TypedDict):
+    """The arguments of `build_model` with which a model was built; checkpoints keep them."""
+
+    num_classes: int
+    output_stride: int
+    separable_conv: bool
+    aspp_rates: list[int] | None  # None: those of the output stride
+    backbone_args: dict[str, object]
+    aux_head: bool
+
+
 class DeepLabV3(SimpleSegmentationModel):
-    """A backbone with one of the two heads."""
+    """A backbone with one of the two heads, and what is needed to build and to use it again."""
+
+    backbone: IntermediateLayerGetter
+    name: str  # one of `network.list_models()`
+    build_args: BuildArgs
+    mean: tuple[float, ...]  # RGB, of values in 0..1
+    std: tuple[float, ...]
+    normalize: Normalize  # by `mean` and `std`: images -> the input of `forward`
+    class_names: tuple[str, ...] | None = None  # of a checkpoint, if it knows them
+    palette: np.ndarray | None = None  # of a checkpoint, if it has one: uint8 (256,3)
+
+    def __init__(
+        self,
+        backbone: IntermediateLayerGetter,
+        classifier: nn.Module,
+        aux_classifier: nn.Module | None,
+        *,
+        name: str,
+        build_args: BuildArgs,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        super().__init__(backbone, classifier, aux_classifier)
+        self.name = name
+        self.build_args = build_args
+        self.set_normalization(mean, std)
+
+    def set_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """State what the input is normalized with: weights fit only what they were trained with."""
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.normalize = Normalize(self.mean, self.std)
 
 
 def conv_bn_relu(

@@ -120,18 +120,22 @@ def build_model(
     )
     aux_classifier = FCNHead(features["aux"].channels, num_classes) if aux_head else None
     getter = IntermediateLayerGetter(backbone, {f.name: key for key, f in features.items()})
-    model = DeepLabV3(getter, head, aux_classifier)
-    model.name = name
-    model.build_args = {
-        "num_classes": num_classes,
-        "output_stride": stride,
-        "separable_conv": bool(separable_conv),
-        "aspp_rates": None if aspp_rates is None else list(rates),
-        "backbone_args": dict(backbone_args or {}),
-        "aux_head": bool(aux_head),
-    }
-    model.mean, model.std = backbone.mean, backbone.std
-    return model
+    return DeepLabV3(
+        getter,
+        head,
+        aux_classifier,
+        name=name,
+        build_args={
+            "num_classes": num_classes,
+            "output_stride": stride,
+            "separable_conv": bool(separable_conv),
+            "aspp_rates": None if aspp_rates is None else list(rates),
+            "backbone_args": dict(backbone_args or {}),
+            "aux_head": bool(aux_head),
+        },
+        mean=backbone.mean,
+        std=backbone.std,
+    )
 
 
 def entry_point_output_stride(name: str) -> int:

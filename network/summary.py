@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .backbone import BACKBONES
 from .factory import ARCHITECTURES, build_model, model_parts
-from .weights import describe
+from .pretrained import describe
 
 IMAGE_SIZE = 512
 COSTS_FILE = Path(__file__).with_name("costs.json")

@@ -47,9 +47,10 @@ def build_model(
     network.pretrained.load_model_state(
         model, state, source=str(ckpt), finetune=asked.finetune, classes_hint=hint
     )
-    model.mean = tuple(saved.get("mean", model.mean))
-    model.std = tuple(saved.get("std", model.std))
-    kind = "averaged weights" if network.files.has_average(saved) and not continues else "weights"
+    model.set_normalization(saved.get("mean", model.mean), saved.get("std", model.std))
+    kind = (
+        "averaged weights" if network.pretrained.has_average(saved) and not continues else "weights"
+    )
     note = f"all {kind} but the final classifier's" if asked.finetune else kind
     return model, [f"{note} from {ckpt}{_remarks(model, state)}"]
 

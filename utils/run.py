@@ -96,7 +96,7 @@ class Run:
         """The checkpoint of this moment: all that `predict.py` and --continue_training need."""
         model, weights = self.model, self.criterion.weight
         return {
-            "format": network.files.FORMAT,
+            "format": network.pretrained.FORMAT,
             "model_name": model.name,
             "build_args": model.build_args,
             "class_names": self.class_names,

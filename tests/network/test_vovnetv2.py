@@ -17,7 +17,8 @@ from torch.export import Dim, export
 from network import create_model
 from network.backbone import create_backbone
 from network.backbone.vovnetv2 import ESEModule, StagePool, VoVNetV2
-from network.pretrained import load_backbone_weights, rename
+from network.pretrained import load_backbone_weights
+from network.pretrained.tensors import rename
 
 TIMM_NAMES = {
     "vovnetv2_19_slim_dw": "ese_vovnet19b_slim_dw",

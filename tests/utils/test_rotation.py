@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from network.files import read_file as read
+from network.pretrained import read_file as read
 from utils import checkpoint
 
 

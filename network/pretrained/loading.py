@@ -11,11 +11,11 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from torch import nn
-
-from .backbone import BACKBONES
-from .factory import build_model, model_parts
-from .files import State, is_predecessor_file, read_file, state_of
+from .._deeplab import DeepLabV3
+from ..backbone import BACKBONES
+from ..factory import build_model, model_parts
+from .checkpoint import State
+from .files import is_predecessor_file, read_file, state_of
 from .tensors import (
     AUX_HEAD,
     backbone_part,
@@ -29,7 +29,6 @@ from .tensors import (
     without_aux_head,
     without_last_layer,
 )
-from .utils import Normalize
 from .weights import PERMISSIVE, describe, fetch
 
 
@@ -56,7 +55,7 @@ def check_pretrained(name: str, pretrained: str | Path | bool | None) -> str | P
     return "imagenet"
 
 
-def load_pretrained(model: nn.Module, pretrained: str | Path | bool | None) -> list[str]:
+def load_pretrained(model: DeepLabV3, pretrained: str | Path | bool | None) -> list[str]:
     """Load "imagenet" (fetched if need be), a file, or nothing ("none") into ``model.backbone``.
 
     Returns lines on what was used, and on a licence that restricts its use.
@@ -82,7 +81,7 @@ def load_pretrained(model: nn.Module, pretrained: str | Path | bool | None) -> l
     return lines
 
 
-def load_backbone_weights(model: nn.Module, path: str | Path, *, source: str | None = None) -> str:
+def load_backbone_weights(model: DeepLabV3, path: str | Path, *, source: str | None = None) -> str:
     """Load a weight file into ``model.backbone`` and return one line saying what was used.
 
     A file is recognised by its keys: torchvision's, timm's, the authors' (build HRNet with
@@ -95,7 +94,7 @@ def load_backbone_weights(model: nn.Module, path: str | Path, *, source: str | N
     network = BACKBONES[backbone_name].network
     content = read_file(path)
     if "mean" in content and "std" in content:  # a checkpoint of ours: what it was trained with
-        model.mean, model.std = tuple(content["mean"]), tuple(content["std"])
+        model.set_normalization(content["mean"], content["std"])
     whole = state_of(content, source=source)
     state = backbone_part(whole)
     other_parts = len(whole) - len(state)
@@ -125,7 +124,7 @@ def load_backbone_weights(model: nn.Module, path: str | Path, *, source: str | N
 
 
 def load_model_state(
-    model: nn.Module,
+    model: DeepLabV3,
     state: State,
     *,
     source: str,
@@ -204,7 +203,7 @@ def load_checkpoint(
     output_stride: int | None = None,
     name: str | None = None,
     build_args: Mapping[str, object] | None = None,
-) -> nn.Module:
+) -> DeepLabV3:
     """Rebuild the model a checkpoint holds, in eval mode, on the CPU.
 
     The model gets the attributes ``class_names`` (tuple), ``palette`` (uint8 (256,3)) and
@@ -230,7 +229,5 @@ def load_checkpoint(
     names, palette = content.get("class_names"), content.get("palette")
     model.class_names = None if names is None else tuple(names)
     model.palette = None if palette is None else palette.numpy()
-    model.mean = tuple(content.get("mean", model.mean))
-    model.std = tuple(content.get("std", model.std))
-    model.normalize = Normalize(model.mean, model.std)
+    model.set_normalization(content.get("mean", model.mean), content.get("std", model.std))
     return model.eval()

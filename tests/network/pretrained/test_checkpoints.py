@@ -48,7 +48,7 @@ def test_own_checkpoint(tmp_path, own_checkpoint):
     [
         (b"_rebuild_tensor_v2", "damaged, or was saved with"),
         (np.arange(5_000, 5_010).tobytes(), "damaged, or was saved with"),
-        (b"PK\1\2", "no checkpoint, or it is damaged"),
+        (b"PK\1\2", "not a checkpoint, or it is damaged"),
     ],
 )
 def test_a_changed_byte_is_noticed(place, message, tmp_path):

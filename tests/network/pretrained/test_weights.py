@@ -16,11 +16,12 @@ import timm
 import torch
 import torchvision
 
-from network import create_model, default_weights, list_models, modeling, weights
+from network import create_model, default_weights, list_models, modeling
 from network.backbone import BACKBONES, Weights
 from network.backbone.base import timm_weights, url_weights
+from network.pretrained import weights
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SMALL_HRNET = "deeplabv3_hrnetv2_18_small"
 REPOSITORY = "timm/hrnet_w18_small.gluon_in1k"
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from network import weights
 from network.backbone import BACKBONES
+from network.pretrained import weights
 
 HRNET = BACKBONES["hrnetv2_18_small"].variant.weights
 RESNET = BACKBONES["resnet18"].variant.weights

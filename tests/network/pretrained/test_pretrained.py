@@ -50,7 +50,7 @@ def test_a_pickled_model_is_refused(mobilenet, tmp_path):
 def test_a_truncated_file_is_one_clear_line(kept, predecessor_file):
     content = predecessor_file.read_bytes()
     predecessor_file.write_bytes(content[: int(len(content) * kept)])
-    with pytest.raises(ValueError, match="is no checkpoint, or it is damaged") as error:
+    with pytest.raises(ValueError, match="is not a checkpoint, or it is damaged") as error:
         read_file(predecessor_file)
     assert "\n" not in str(error.value) and str(predecessor_file) in str(error.value)
 
@@ -160,7 +160,7 @@ def test_safetensors_file(tmp_path):
     content = path.read_bytes()
     for damaged in (content[:1000], content[:-1], b"", b"hello", content[:8]):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match="is no checkpoint, or it is damaged") as error:
+        with pytest.raises(ValueError, match="is not a checkpoint, or it is damaged") as error:
             create_model("deeplabv3_resnet18", pretrained=path)
         assert "\n" not in str(error.value)
 

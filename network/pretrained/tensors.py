@@ -9,9 +9,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from .backbone import BACKBONES, Backbone
-from .factory import MODELS, build_model
-from .files import State
+from ..backbone import BACKBONES, Backbone
+from ..factory import MODELS, build_model
+from .checkpoint import State
 
 # The last layers, whose shape depends on the number of classes: of DeepLabV3+, at 3, of DeepLabV3,
 # at 4, and of the auxiliary head.

@@ -21,7 +21,7 @@ import torchvision
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import logging as hub_logging
 
-from .backbone import Weights
+from ..backbone import Weights
 
 PERMISSIVE = frozenset({"apache-2.0", "bsd-3-clause", "mit"})
 # Seconds until a silent server counts as out of reach; huggingface_hub would try six times.
