@@ -1,25 +1,37 @@
 # make train        install, train on the built-in data set, show scores and pictures (3 minutes);
 #                   a second call replaces the first one's run
-# make test         install, run all tests but the slow ones
+# make test         install, run all tests but the slow ones, in two processes
 # make test-all     the slow ones too
+# make check        lint, format, types, spelling, sizes of files and functions, circles of imports
 # make tables       count parameters and FLOPs of all models, and write them where they are shown
 # make install      only install, into .venv
+# make clean        delete .venv
 # make PYTHON=python3.12 ...   with another interpreter (3.11 or later)
 
 PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
 
-.PHONY: train test test-all tables install clean
+# A test's tensors are small: more threads would only wait for each other.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+.PHONY: train test test-all check tables install clean
 
 train: install
 	$(BIN)/python main.py @recipes/shapes.txt --overwrite
 
 test: install
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: install
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell
+	$(BIN)/python .ci/check.py
 
 tables: install
 	$(BIN)/python -c 'from network import summary; summary.write_costs()'
