@@ -29,10 +29,9 @@ import datasets
 import network
 from network.inference import folded, predict_labels
 from utils import distributed, options
-from utils.figures import overlay
 from utils.memory import is_out_of_memory, keep_freed_memory
+from utils.pictures import overlay, save_image, save_mask
 from utils.progress import plain_warnings
-from utils.results import save_image, save_mask
 
 # Registered with Pillow, but as films, or without a decoder.
 NO_IMAGES = {"MPEG", "HDF5", "BUFR", "GRIB"}
@@ -210,8 +209,7 @@ def predict_all(
             labels = predict_labels(model, batch, tile=opts.val_tile)[0].cpu().numpy()
         save_mask(target, labels, model.palette)
         if opts.overlay:
-            blended = Image.fromarray(overlay(image, labels, model.palette))
-            save_image(overlay_path(target), blended)
+            save_image(overlay_path(target), overlay(image, labels, model.palette))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from datasets import SegmentationDataset
-from utils.figures import IGNORED, overlay
-from utils.history import save_png
+from utils.pictures import overlay, save_image
+from utils.utils import IGNORE_INDEX
 
 PANEL = (300, 225)  # largest W, H of an image; its label is as large
 NUM_COLUMNS = 3
@@ -44,7 +44,7 @@ def save_contact_sheet(
     sheet = Image.new("RGB", (grid.width, grid.height + legend.height), "white")
     sheet.paste(grid, (0, 0))
     sheet.paste(legend, (0, grid.height))
-    save_png(np.asarray(sheet), path)
+    save_image(path, sheet)
 
 
 def _tile(image: np.ndarray, label: np.ndarray, palette: np.ndarray, title: str) -> Image.Image:
@@ -54,7 +54,7 @@ def _tile(image: np.ndarray, label: np.ndarray, palette: np.ndarray, title: str)
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
     small = Image.fromarray(image).resize(size, Image.Resampling.BOX)
     # Mixed in full size: shrunk ids would lose what is thinner than the step from pixel to pixel.
-    mixed = Image.fromarray(overlay(image, label, palette, ALPHA)).resize(
+    mixed = Image.fromarray(overlay(image, label, palette, alpha=ALPHA)).resize(
         size, Image.Resampling.BOX
     )
     tile = Image.new("RGB", (2 * PANEL[0] + 4, PANEL[1] + TITLE_HEIGHT), "white")
@@ -81,7 +81,7 @@ def _legend(
     cell_width, cell_height = LEGEND_CELL
     columns = max((width - GAP) // cell_width, 1)
     cells = [(name, tuple(palette[i].tolist()), i in occurring) for i, name in enumerate(names)]
-    if IGNORED in occurring:
+    if IGNORE_INDEX in occurring:
         cells.append(("ignored: the bare image", None, True))
     rows = -(-len(cells) // columns)
     legend = Image.new("RGB", (width, rows * cell_height + GAP), "white")

@@ -1,4 +1,4 @@
-"""Pictures of a run: curves, confusion matrix, coloured labels, tables."""
+"""Figures of a run: curves, the confusion matrix, tables."""
 
 from __future__ import annotations
 
@@ -11,44 +11,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .history import series, validation_keys, write_file
+from utils.runtime.files import write_bytes
 
-if TYPE_CHECKING:  # matplotlib is imported where it draws: predict.py colours labels without it
+from .history import series, validation_keys
+
+if TYPE_CHECKING:  # matplotlib is slow to import, so it is imported where it draws
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 DPI = 100  # so that one point of a font size is 1.4 pixels, and the sizes below are legible
-IGNORED = 255
 ABSENT_GREY = "#d9d9d9"
-
-
-def colorize(ids: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Label ids (H, W), 0..255, in the colours of ``palette`` (256, 3) uint8 -> (H, W, 3) uint8."""
-    return palette[np.asarray(ids)]
-
-
-def overlay(
-    image: np.ndarray, label_ids: np.ndarray, palette: np.ndarray, alpha: float = 0.5
-) -> np.ndarray:
-    """Lay label colours over an image (H, W, 3) uint8 -> uint8; ignored (255) pixels stay bare.
-
-    ``alpha`` is the share of the label colour, 0..1.
-    """
-    label_ids = np.asarray(label_ids)
-    if image.shape != (*label_ids.shape, 3):
-        raise ValueError(
-            f"image {image.shape} and labels {label_ids.shape} differ; give (H, W, 3) and (H, W)"
-        )
-    mixed = (1 - alpha) * image + alpha * colorize(label_ids, palette)
-    bare = (label_ids == IGNORED)[..., None]
-    return np.where(bare, image, np.rint(mixed).astype(np.uint8))
-
-
-def side_by_side(images: Sequence[np.ndarray], *, gap: int = 6) -> np.ndarray:
-    """Join images (H, W, 3) uint8 of one height from left to right, ``gap`` white pixels apart."""
-    spacer = np.full((images[0].shape[0], gap, 3), 255, np.uint8)
-    parts = [part for image in images for part in (spacer, image)]
-    return np.concatenate(parts[1:], axis=1)
 
 
 def _new_figure(width: float, height: float) -> Figure:
@@ -64,7 +36,7 @@ def _new_figure(width: float, height: float) -> Figure:
 def _save(figure: Figure, path: Path) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
-    write_file(Path(path), buffer.getvalue())
+    write_bytes(path, buffer.getvalue())
 
 
 def smooth(values: Sequence[float], *, span: float) -> np.ndarray:

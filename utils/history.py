@@ -11,7 +11,6 @@ Values that are not finite are written as null, so that every line is strict JSO
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
@@ -22,29 +21,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+
+from utils.runtime.files import write_bytes
+
+from .pictures import save_image
 
 # What every training step reports; all other values of a scalar line are scores of a validation.
 NO_SCORES = ("step", "loss", "lr", "images/s", "data wait", "validation loss")
 MAX_NAME_LENGTH = 150
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write ``data`` under a temporary name and rename it, so that no half file is ever seen."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def save_png(image: np.ndarray, path: Path) -> None:
-    """Write an image, (H, W, 3) uint8, as PNG, atomically."""
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image)).save(buffer, format="PNG")
-    write_file(path, buffer.getvalue())
 
 
 def plain(value: object) -> object:
@@ -127,7 +111,7 @@ class History:
         entries, torn = _parse(self.path)
         kept = [entry for entry in entries if entry["step"] <= resume_step]
         if torn or len(kept) < len(entries):
-            write_file(self.path, "".join(self._line(entry) for entry in kept).encode())
+            write_bytes(self.path, "".join(self._line(entry) for entry in kept).encode())
 
     @staticmethod
     def _line(entry: Mapping[str, object]) -> str:
@@ -165,7 +149,7 @@ class History:
         """
         stem = self._stem(name)
         target = self.samples / f"{step:06d}_{stem}.png"
-        save_png(image, target)
+        save_image(target, image)
         for old in self.samples.glob(f"*_{stem}.png"):
             if old != target and re.fullmatch(rf"\d{{6,}}_{re.escape(stem)}\.png", old.name):
                 old.unlink()
@@ -186,7 +170,7 @@ class History:
         data = json.dumps(plain(rows), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
         # File names that are no valid text reach Python as surrogates, which UTF-8 has not.
         data = data.encode("utf-8", "backslashreplace")
-        write_file(self.path.with_name(f"{self._stem(name)}.json"), data)
+        write_bytes(self.path.with_name(f"{self._stem(name)}.json"), data)
 
     def close(self) -> None:
         """Close the file; may be called twice."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metrics import StreamSegMetrics
-from utils import distributed, figures, options, results
+from utils import distributed, figures, options, pictures
 from utils.history import History
 from utils.history import read as read_history
 from utils.progress import say
@@ -109,7 +109,7 @@ def show_sample(
     pixels, target, prediction = image.permute(1, 2, 0).numpy(), label.numpy(), predicted.numpy()
     if opts.run.save_val_results:
         with lets_writing_fail():
-            results.save_result(
+            pictures.save_result(
                 run.files.folder / "results",
                 name,
                 image=pixels,
@@ -118,8 +118,8 @@ def show_sample(
                 palette=palette,
             )
     if is_sample:
-        panels = [pixels, figures.colorize(target, palette), figures.colorize(prediction, palette)]
-        trackers.image(name, step, figures.side_by_side(panels))
+        panels = [pixels, palette[target], palette[prediction]]
+        trackers.image(name, step, pictures.side_by_side(panels))
 
 
 def report_validation(

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -9,15 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.figures import (
-    colorize,
-    html_table,
-    overlay,
-    save_confusion,
-    save_curves,
-    side_by_side,
-    smooth,
-)
+from utils.figures import html_table, save_confusion, save_curves, smooth
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -128,35 +118,6 @@ def test_smooth() -> None:
     assert values[[0, 3]] == pytest.approx([1.0, 1.0]) and np.isnan(values[1:3]).all()
 
 
-PALETTE = np.zeros((256, 3), np.uint8)
-PALETTE[1] = (200, 100, 0)
-PALETTE[255] = (255, 255, 255)
-
-
-def test_colorize_and_overlay() -> None:
-    ids = np.array([[0, 1], [255, 1]], np.uint8)
-    image = np.full((2, 2, 3), 100, np.uint8)
-    assert colorize(ids, PALETTE).tolist() == [
-        [[0, 0, 0], [200, 100, 0]],
-        [[255, 255, 255], [200, 100, 0]],
-    ]
-    mixed = overlay(image, ids, PALETTE)
-    assert mixed.dtype == np.uint8
-    assert mixed.tolist() == [[[50, 50, 50], [150, 100, 50]], [[100, 100, 100], [150, 100, 50]]]
-    assert np.array_equal(overlay(image, ids, PALETTE, alpha=0.0), image)
-    assert overlay(image, ids, PALETTE, alpha=1.0)[0, 1].tolist() == [200, 100, 0]
-    assert np.array_equal(image, np.full((2, 2, 3), 100))
-    with pytest.raises(ValueError, match="differ"):
-        overlay(image, ids[:1], PALETTE)
-
-
-def test_side_by_side() -> None:
-    left, right = np.zeros((3, 4, 3), np.uint8), np.full((3, 5, 3), 7, np.uint8)
-    joined = side_by_side([left, right], gap=2)
-    assert joined.shape == (3, 11, 3)
-    assert joined[1, :, 0].tolist() == [0] * 4 + [255] * 2 + [7] * 5
-
-
 def test_html_table_escapes_and_aligns() -> None:
     rows = [
         {"<i>": "a&b", "IoU": 0.123456, "pixels": 1234567},
@@ -168,9 +129,3 @@ def test_html_table_escapes_and_aligns() -> None:
     assert "right'>0.1235<" in page and "right'>1,234,567<" in page and "right'>5<" in page
     assert page.count("&ndash;") == 3
     assert "left'>True<" in page
-
-
-def test_colours_need_no_matplotlib() -> None:
-    script = "import sys, utils.figures; sys.exit('matplotlib' in sys.modules)"
-    root = Path(__file__).parents[2]
-    assert subprocess.run([sys.executable, "-c", script], cwd=root).returncode == 0
