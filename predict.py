@@ -32,6 +32,7 @@ from utils import distributed, options
 from utils.memory import is_out_of_memory, keep_freed_memory
 from utils.pictures import overlay, save_image, save_mask
 from utils.progress import plain_warnings
+from utils.runtime.console import say
 
 # Registered with Pillow, but as films, or without a decoder.
 NO_IMAGES = {"MPEG", "HDF5", "BUFR", "GRIB"}
@@ -175,14 +176,14 @@ def prepare(
     if not images:
         raise ValueError(f"no image in {source}: {num_others} files, none with an image's suffix")
     if num_others:
-        print(f"{num_others} files in {source} are no images by their names: left alone")
+        say(f"{num_others} files in {source} are no images by their names: left alone")
     targets = plan_outputs(images, source if source.is_dir() else None, output)
     replace = old.save_val_results_to is not None
     check_outputs(images, targets, replace=replace, with_overlay=opts.overlay)
     model, is_averaged = load_model(opts, old)
     model = folded(model, conv_dtype=PRECISIONS.get(opts.precision)).to(device)
     name = f"{model.name} with averaged weights" if is_averaged else model.name
-    print(f"{name}, {len(model.class_names)} classes, on {device}: {len(images)} images")
+    say(f"{name}, {len(model.class_names)} classes, on {device}: {len(images)} images")
     return model, device, list(zip(images, targets, strict=True))
 
 
@@ -221,24 +222,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         skipped = 0
         for line in predict_all(model, device, jobs, opts):
             skipped += 1
-            tqdm.write(line, file=sys.stderr)
+            say(line, error=True)
     except (ValueError, OSError) as error:
-        print(f"predict.py: error: {error}", file=sys.stderr)
+        say(f"predict.py: error: {error}", error=True)
         return 2
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         smaller = max(opts.val_tile // 2, 64) if opts.val_tile else 769
-        print(
+        say(
             f"predict.py: error: out of memory; predict in tiles: --val_tile {smaller}",
-            file=sys.stderr,
+            error=True,
         )
         return 2
     except KeyboardInterrupt:
-        print("predict.py: interrupted; the masks written so far are whole", file=sys.stderr)
+        say("predict.py: interrupted; the masks written so far are whole", error=True)
         return 130
     folder = old.save_val_results_to or opts.output
-    print(f"{len(jobs) - skipped} masks in {folder}" + (f", {skipped} skipped" if skipped else ""))
+    say(f"{len(jobs) - skipped} masks in {folder}" + (f", {skipped} skipped" if skipped else ""))
     return 1 if skipped else 0
 
 

@@ -11,6 +11,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from utils.runtime.console import say
+
 T = TypeVar("T")
 
 
@@ -19,12 +21,6 @@ def plain_warnings() -> None:
     warnings.formatwarning = lambda message, *_: f"note: {message}\n"
     # Where fp16's scaler leaves out the very first update, torch takes that for a mistake.
     warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler\.step\(\)` before")
-
-
-def say(text: str) -> None:
-    """Print ``text`` without tearing a bar that may be shown."""
-    with tqdm.external_write_mode(file=sys.stdout):
-        print(text, flush=True)
 
 
 class Progress:

@@ -13,8 +13,8 @@ from metrics import StreamSegMetrics
 from utils import distributed, figures, options, pictures
 from utils.history import History
 from utils.history import read as read_history
-from utils.progress import say
 from utils.run import Run
+from utils.runtime.console import say
 from utils.visualizer import Trackers, Visualizer, lets_writing_fail
 
 SHOWN = 8  # file names in a line

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from utils.runtime.console import say
+
 if TYPE_CHECKING:  # Visdom is optional, and slow to import: the thread imports it
     from visdom import Visdom
 
@@ -56,8 +58,8 @@ class Sender:
     a restart of the server all windows are sent again.
     """
 
-    def __init__(self, port: int, env: str, *, report: Callable[[str], None]) -> None:
-        self._port, self._env, self._report = port, env, report
+    def __init__(self, port: int, env: str) -> None:
+        self._port, self._env = port, env
         self._jobs: dict[Window, Job] = {}
         self._pending: dict[Window, None] = {}  # an ordered set
         self._reported: set[object] = set()
@@ -85,7 +87,7 @@ class Sender:
     def _say(self, topic: object, text: str) -> None:
         if topic not in self._reported:
             self._reported.add(topic)
-            self._report(text)
+            say(text, error=True)
 
     def _say_unreachable(self, reason: str) -> None:
         self._say(

@@ -1,13 +1,12 @@
 """Where a run shows what it does: the tracker protocol, and Visdom's live dashboard.
 
 A tracker takes scalars, images, tables, figures and texts. The training loop talks to one tracker,
-a `Trackers` that hands everything on; what is switched off is a `NullTracker`.
+a `Trackers` that passes everything on; an empty one is the tracker that is switched off.
 """
 
 from __future__ import annotations
 
 import math
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from PIL import Image
+
+from utils.runtime.console import say
 
 from .figures import html_table
 from .sender import Sender, Window
@@ -91,18 +92,7 @@ def lets_writing_fail() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        _to_stderr(f"not written: {error}; the run goes on")
-
-
-class NullTracker(Trackers):
-    """A tracker that is switched off: it hands everything to nobody."""
-
-    def __init__(self) -> None:
-        super().__init__()
-
-
-def _to_stderr(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+        say(f"not written: {error}; the run goes on", error=True)
 
 
 def _curve(lines: Mapping[str, Mapping[float, float]]) -> tuple[np.ndarray, np.ndarray]:
@@ -135,7 +125,6 @@ class Visualizer:
         env: Visdom's environment; give each run its own. "/" becomes "_".
         id: put before the name of every window, as "[id]".
         history: lines of the history (`utils.history.read`) that the curves begin with.
-        report: takes the one line that says that there is no server; default: to stderr.
     """
 
     def __init__(
@@ -145,12 +134,11 @@ class Visualizer:
         id: str | None = None,
         *,
         history: Iterable[Mapping] = (),
-        report: Callable[[str], None] = _to_stderr,
     ) -> None:
         self.env, self.id = env.replace("/", "_"), id
         self._lines: dict[Window, dict[str, dict[float, float]]] = {}
         self._lock = threading.Lock()
-        self._sender = Sender(int(port), self.env, report=report)
+        self._sender = Sender(int(port), self.env)
         for entry in history:
             if "table" in entry:
                 self.table(entry["table"], entry["step"], entry["rows"])

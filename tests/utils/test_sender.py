@@ -11,12 +11,6 @@ import pytest
 from utils import sender
 
 
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sender, "PAUSE_SECONDS", 0.05)
-    monkeypatch.setattr(sender, "PROBE_SECONDS", 0.2)
-
-
 def wait_for(condition: Callable[[], object], *, seconds: float = 15.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
@@ -25,7 +19,7 @@ def wait_for(condition: Callable[[], object], *, seconds: float = 15.0) -> None:
 
 
 def test_what_was_on_its_way_when_the_server_failed_is_sent_again(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, said: Callable[[], list[str]]
 ) -> None:
     class Client:
         def win_exists(self, win: str, env: str) -> bool:
@@ -40,16 +34,15 @@ def test_what_was_on_its_way_when_the_server_failed_is_sent_again(
             raise sender.Unreachable("time-out")
         return "Loss"
 
-    said: list[str] = []
-    background = sender.Sender(1, "main", report=said.append)
+    background = sender.Sender(1, "main")
     background.put(("main", "Loss"), job)
     wait_for(lambda: len(tries) == 2)
     background.close(5)
-    assert len(said) == 1
+    assert len(said()) == 1
 
 
 def test_server_that_fails_at_the_look_for_a_restart_ends_nothing(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, said: Callable[[], list[str]]
 ) -> None:
     class Client:
         healthy = False
@@ -61,30 +54,32 @@ def test_server_that_fails_at_the_look_for_a_restart_ends_nothing(
             return True
 
     monkeypatch.setattr(sender, "_connect", lambda port, env: Client())
-    sent, said = [], []
-    background = sender.Sender(1, "main", report=said.append)
+    sent: list[str] = []
+    background = sender.Sender(1, "main")
     background.put(("main", "Loss"), lambda client: sent.append("Loss") or "Loss")
     wait_for(lambda: sent == ["Loss", "Loss"])
     background.close(5)
-    assert len(said) == 1 and "500" in said[0]
+    assert len(said()) == 1 and "500" in said()[0]
 
 
-def test_server_that_takes_no_windows_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_that_takes_no_windows_is_reported(
+    monkeypatch: pytest.MonkeyPatch, said: Callable[[], list[str]]
+) -> None:
     # One that asks for a login answers every request, with nothing.
     monkeypatch.setattr(sender, "_connect", lambda port, env: object())
-    said: list[str] = []
-    background = sender.Sender(1, "main", report=said.append)
+    background = sender.Sender(1, "main")
     background.put(("main", "Loss"), lambda client: "")
-    wait_for(lambda: said)
+    wait_for(said)
     background.close(5)
-    assert len(said) == 1 and "login" in said[0]
+    assert len(said()) == 1 and "login" in said()[0]
 
 
-def test_visdom_not_installed_is_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_visdom_not_installed_is_one_warning(
+    monkeypatch: pytest.MonkeyPatch, said: Callable[[], list[str]]
+) -> None:
     monkeypatch.setitem(sys.modules, "visdom", None)
-    said: list[str] = []
-    background = sender.Sender(1, "main", report=said.append)
+    background = sender.Sender(1, "main")
     background.put(("main", "Loss"), lambda client: "Loss")
     background.close(5)
-    assert len(said) == 1
-    assert "pip install --no-build-isolation -r requirements-visdom.txt" in said[0]
+    assert len(said()) == 1
+    assert "pip install --no-build-isolation -r requirements-visdom.txt" in said()[0]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.visualizer import NullTracker, Trackers
+from utils.visualizer import Trackers
 
 
 class Recorder:
@@ -27,9 +27,9 @@ def use(tracker: Trackers) -> None:
     tracker.close()
 
 
-def test_trackers_hand_on_and_null_tracker_does_nothing() -> None:
+def test_trackers_pass_everything_on_and_an_empty_one_does_nothing() -> None:
     recorders = Recorder(), Recorder()
     use(Trackers(*recorders))
-    use(NullTracker())
+    use(Trackers())
     for recorder in recorders:
         assert recorder.calls == ["scalars", "image", "table", "figure", "text", "close"]

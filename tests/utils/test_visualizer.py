@@ -101,12 +101,6 @@ def own_server(tmp_path: Path) -> Iterator[Server]:
     server.stop()
 
 
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sender, "PAUSE_SECONDS", 0.05)
-    monkeypatch.setattr(sender, "PROBE_SECONDS", 0.2)
-
-
 def curve(window: dict, line: int = 0) -> tuple[list, list]:
     trace = window["content"]["data"][line]
     return trace["x"], trace["y"]
@@ -233,23 +227,24 @@ def test_no_server_is_one_warning_and_no_wait(capfd: pytest.CaptureFixture[str])
     assert "no Visdom server" in output.err and "-bind_local" in output.err
 
 
-def test_server_that_comes_later_gets_everything(tmp_path: Path) -> None:
-    server, said = Server(tmp_path), []
-    tracker = Visualizer(server.port, env="late", report=said.append)
+def test_server_that_comes_later_gets_everything(
+    tmp_path: Path, said: Callable[[], list[str]]
+) -> None:
+    server = Server(tmp_path)
+    tracker = Visualizer(server.port, env="late")
     tracker.scalars(1, {"loss": 1.0})
-    wait_for(lambda: said)
+    wait_for(said)
     server.start()
     try:
         wait_for(lambda: "Loss" in (server.windows("late") or {}))
         tracker.close()
     finally:
         server.stop()
-    assert len(said) == 1
+    assert len(said()) == 1
 
 
 def test_restarted_server_gets_everything_again(own_server: Server) -> None:
-    said: list[str] = []
-    tracker = Visualizer(own_server.port, env="again", report=said.append)
+    tracker = Visualizer(own_server.port, env="again")
     tracker.text("options", {"lr": 0.01})
     for step in range(5):
         tracker.scalars(step, {"loss": float(step)})
@@ -274,10 +269,11 @@ def test_restart_between_two_requests_is_noticed(server: Server) -> None:
     assert curve(server.windows("idle")["Loss"])[0] == [1]
 
 
-def test_frozen_server_holds_nobody_up(own_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frozen_server_holds_nobody_up(
+    own_server: Server, monkeypatch: pytest.MonkeyPatch, said: Callable[[], list[str]]
+) -> None:
     monkeypatch.setattr(sender, "REQUEST_SECONDS", 0.5)
-    said: list[str] = []
-    tracker = Visualizer(own_server.port, env="frozen", report=said.append)
+    tracker = Visualizer(own_server.port, env="frozen")
     tracker.scalars(1, {"loss": 1.0})
     wait_for(lambda: "Loss" in (own_server.windows("frozen") or {}))
     os.kill(own_server.process.pid, signal.SIGSTOP)
@@ -288,25 +284,26 @@ def test_frozen_server_holds_nobody_up(own_server: Server, monkeypatch: pytest.M
             tracker.scalars(step, {"loss": 1.0})
             slowest = max(slowest, time.perf_counter() - begin)
         assert slowest < 0.5
-        wait_for(lambda: said, seconds=5)
+        wait_for(said, seconds=5)
         monkeypatch.setattr(sender, "REQUEST_SECONDS", 30.0)
         tracker.scalars(50, {"loss": 1.0})
         time.sleep(1)
         begin = time.perf_counter()
         tracker.close(limit=1.0)
         assert time.perf_counter() - begin < 1.5
-        assert len(said) == 1
+        assert len(said()) == 1
     finally:
         os.kill(own_server.process.pid, signal.SIGCONT)
 
 
-def test_window_that_cannot_be_shown_is_said_once(server: Server, tmp_path: Path) -> None:
-    said: list[str] = []
-    tracker = Visualizer(server.port, env="broken", report=said.append)
+def test_window_that_cannot_be_shown_is_said_once(
+    server: Server, tmp_path: Path, said: Callable[[], list[str]]
+) -> None:
+    tracker = Visualizer(server.port, env="broken")
     for step in range(3):
         tracker.figure("curves", step, tmp_path / "absent.png")
         time.sleep(0.1)
     tracker.scalars(1, {"loss": 1.0})
     tracker.close(10)
-    assert len(said) == 1 and "'curves'" in said[0]
+    assert len(said()) == 1 and "'curves'" in said()[0]
     assert "Loss" in server.windows("broken")
