@@ -1,11 +1,11 @@
-"""What the README tells people to do is done here, so that it stays true."""
+"""What README and docs tell people to type works: commands, options, links and tables."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
-import shutil
-import subprocess
-import sys
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,29 +15,110 @@ from utils import options
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+IDS = [page.stem for page in PAGES]
+LONGEST_README = 220  # lines
+
+# Options of the programs that the commands start, beside our own.
+OTHERS_OPTIONS = set(
+    "nproc_per_node nnodes signals-to-handle shutdown-timeout no-build-isolation".split()
+)
+# The commands that these options belonged to are gone; only the changelog names them.
+PAST_OPTIONS = {"CHANGELOG": {"prepare_aug", "markdown", "color_jitter"}, "README": {"prepare_aug"}}
 
 
-def test_the_worked_example_of_a_backbone_trains(tmp_path: Path) -> None:
-    for name in ("main.py", "network", "datasets", "metrics", "utils"):
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, tmp_path / name)
-    section = README.split("## Add a backbone")[1].split("\n## ")[0]
-    family, registration = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
-    backbones = tmp_path / "network" / "backbone"
-    (backbones / "plain.py").write_text(family)
-    registry = (backbones / "__init__.py").read_text()
-    registry = re.sub(r"from \. import .*\n", registration.splitlines()[0] + "\n", registry)
-    families = registration[registration.index("FAMILIES") :]
-    registry = re.sub(r"FAMILIES = \(.*?\n\)\n", families, registry, flags=re.DOTALL)
-    (backbones / "__init__.py").write_text(registry)
-    short = "--model deeplabv3_plain_wide --dataset shapes --output_stride 8 --crop_size 33"
-    few = (
-        "--batch_size 2 --total_itrs 1 --num_workers 0 --vis_num_samples 1 --device cpu --crop_val"
-    )
-    command = [sys.executable, "main.py", *short.split(), *few.split()]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "checkpoints" / "latest_deeplabv3_plain_wide_shapes_os8.pth").exists()
+def commands(page: Path) -> Iterator[list[str]]:
+    """The words of every command on a page: of bash blocks, and of code within a line."""
+    text = page.read_text(encoding="utf-8")
+    for block in re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            yield shlex.split(line, comments=True)
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    for code in re.findall(r"`((?:python|make|torchrun|pip) [^`]+)`", prose):
+        yield shlex.split(code)
+
+
+def options_of_module(name: str) -> set[str]:
+    """The options that `python -m NAME` declares in its source."""
+    source = (ROOT / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")
+    return set(re.findall(r'"--(\w+)"', source)) | {"prepare_aug", "data_root", "download"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_commands_parse(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    if page.stem in ("extend", "CHANGELOG"):
+        pytest.skip("tests/test_extend.py runs its commands; or it names commands that are gone")
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    for words in commands(page):
+        match words:
+            case ["python", _, "--help"]:
+                assert (ROOT / words[1]).is_file(), words
+            case ["python", "main.py", *arguments]:
+                assert options.parse_main(arguments).model.model in network.list_models()
+            case ["torchrun", *_] if "main.py" in words:
+                arguments = words[words.index("main.py") + 1 :]
+                assert options.parse_main(arguments).model.model in network.list_models()
+            case ["python", "predict.py", *arguments]:
+                options.parse_predict(arguments)
+            case ["python", "-m", module, *arguments]:
+                given = {word[2:] for word in arguments if word.startswith("--")}
+                assert given <= options_of_module(module), words
+            case ["python", file, *_]:
+                assert (ROOT / file).is_file(), words
+            case ["make", *arguments]:
+                assert {word for word in arguments if "=" not in word} <= set(targets), words
+            case ["pip", "install", *_] if "-r" in words:
+                assert (ROOT / words[words.index("-r") + 1]).is_file(), words
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_options_that_are_named_exist(page: Path) -> None:
+    known = set(options.flat(options.parse_main([]))) | OTHERS_OPTIONS
+    for group in (options.PredictOptions, options.PredecessorOptions):
+        known |= {field.name for field in dataclasses.fields(group)}
+    known |= PAST_OPTIONS.get(page.stem, set()) | {"help"}
+    for words in commands(page):
+        if words[:2] == ["python", "-m"] and words[2] != "benchmarks.NAME":
+            known |= options_of_module(words[2])
+    named = re.findall(r"(?<![\w-])--([a-z][\w-]*)", page.read_text(encoding="utf-8"))
+    assert set(named) - known == set()
+
+
+def anchors(page: Path) -> set[str]:
+    """What can stand behind # in a link to the page, as GitHub makes it of headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if link.startswith(("http://", "https://")):
+            continue
+        place, _, anchor = link.partition("#")
+        target = page.parent / place if place else page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= LONGEST_README
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f"(docs/{page.name})" in README
+
+
+def test_the_readme_states_the_costs_of_its_models() -> None:
+    rows = re.findall(r"^\| (\w+) \| ([\d.]+) \| ([\d /]+) \|", README, flags=re.MULTILINE)
+    assert len(rows) == 10
+    for backbone, params, gflops in rows:
+        summary = network.model_summary(f"deeplabv3plus_{backbone}")
+        assert params == f"{summary.params / 1e6:.2f}"
+        assert gflops == " / ".join(f"{value:.0f}" for value in summary.gflops.values())
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.txt")), ids=lambda p: p.stem)
@@ -48,26 +129,3 @@ def test_recipes_parse(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parsed = options.parse_main([f"@{recipe}"])
     assert parsed.model.model in network.list_models()
     assert parsed.optim.total_itrs != 30_000  # the default: every recipe says its length
-
-
-def test_flags_the_readme_names_exist() -> None:
-    known = set(options.flat(options.parse_main([])))
-    known |= {"signals", "shutdown", "memory", "models", "size"}  # torchrun's and the benchmarks'
-    known |= {
-        "input",
-        "output",
-        "overlay",
-        "nproc_per_node",
-        "nnodes",
-        "prepare_aug",
-        "no",
-        "help",
-        "pretrained_backbone",
-    }
-    named = set(re.findall(r"--([a-z]\w*)", README))
-    assert named - known - {"build"} == set()
-
-
-def test_the_table_of_models_is_fresh() -> None:
-    table = README.split("<!-- models: written by `make tables` -->\n")[1]
-    assert table.split("\n<!-- /models -->")[0] == network.models_table(markdown=True)
