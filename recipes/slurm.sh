@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Two nodes of four GPUs under Slurm:
 #   sbatch recipes/slurm.sh @recipes/cityscapes_resnet50.txt --data_root DIR
-# One torchrun per node starts a process per GPU, which share --batch_size equally. Two minutes before
-# the time limit the run is told to stop: it saves and ends, the job is queued again and goes on from
-# there. A --output_dir other than checkpoints also goes into OUTPUT_DIR.
+# One torchrun on each node starts a process for each GPU; they share --batch_size equally.
+# Two minutes before the time limit the run is told to stop. It saves and ends.
+# Then the job is queued again and goes on from there.
+# If you give an --output_dir, also set OUTPUT_DIR to it.
 #SBATCH --job-name=deeplab
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -15,9 +16,9 @@
 #SBATCH --open-mode=append
 set -euo pipefail
 
-# The first of the run's nodes is where the processes meet.
+# The processes meet on the first node of the run.
 head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-# After a requeue go on, or begin anew where nothing had been saved yet.
+# After a requeue, go on; or begin anew if nothing has been saved yet.
 resume=()
 if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then
     resume=(--overwrite)
@@ -26,7 +27,7 @@ if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then
     fi
 fi
 
-# srun does not take --cpus-per-task over by itself; torchrun hands on only the signals it is told to.
+# srun needs --cpus-per-task again; torchrun hands on only the signals that it is told to.
 srun --cpus-per-task "$SLURM_CPUS_PER_TASK" torchrun \
     --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 \
     --nnodes "$SLURM_NNODES" \
@@ -37,7 +38,7 @@ srun --cpus-per-task "$SLURM_CPUS_PER_TASK" torchrun \
     main.py "$@" "${resume[@]}" &
 step=$!
 
-# Slurm signals this script alone (B:); srun hands the signal on to every torchrun.
+# Slurm signals this script alone (B: above); srun hands the signal on to every torchrun.
 stopping=
 trap 'stopping=yes; kill -USR1 "$step"' USR1
 status=0
@@ -46,7 +47,7 @@ while kill -0 "$step" 2>/dev/null; do
     wait "$step" || status=$?
 done
 
-# Out of time, not finished or broken: once more.
+# The run is out of time, neither finished nor broken: queue it again.
 if [ -n "$stopping" ]; then
     scontrol requeue "$SLURM_JOB_ID"
 fi
