@@ -26,10 +26,10 @@ import network
 from metrics import StreamSegMetrics
 from network.inference import folded, labels_from_logits, low_res_logits
 from utils import checkpoint, distributed, options, report
-from utils.commands import command_line, resume_command
 from utils.data import check_data
 from utils.engine import Standing, grouped, train_mode, training_network
 from utils.errors import exit_code, explain, with_batch
+from utils.options import command_line, resume_command
 from utils.progress import Progress, plain_warnings
 from utils.run import Run, prepare
 from utils.runtime.precision import AUTOCAST_DTYPES

@@ -15,7 +15,7 @@ from datasets import check, statistics
 from datasets.base import FileDataset
 from datasets.cache import SampleCache
 from datasets.resources import check_shared_memory, default_num_workers
-from utils import checks, distributed, options
+from utils import distributed, options
 from utils.contact_sheet import save_contact_sheet
 from utils.ext_transforms import train_transform, val_transform
 from utils.loss import read_class_weights
@@ -140,7 +140,7 @@ def notes_on_data(
 def check_data(opts: options.Options) -> int:
     """Run --check_data; returns the exit code."""
     world = distributed.World(0, 1, torch.device("cpu"))
-    checks.check_ranges(opts)
+    options.check_ranges(opts)
     data = dataclasses.replace(opts.data, cache=None)
     made = build_datasets(data, opts.run.random_seed, test_only=False, world=world)
     made = _for_check(made, data.train_split)
@@ -152,7 +152,7 @@ def check_data(opts: options.Options) -> int:
         num_workers=num_workers(opts.data, world=world),
         skip_bad_files=opts.data.skip_bad_files,
     )
-    notes = checks.without_effect(opts)
+    notes = options.without_effect(opts)
     for note in dict.fromkeys(notes + [n for dataset in made.values() for n in dataset.notes]):
         print(f"note: {note}")
     print(report.text())

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 import datasets
 import network
 from datasets.loader import TrainSampler, train_loader, val_loader
-from utils import checkpoint, checks, commands, distributed, history, options
+from utils import checkpoint, distributed, history, options
 from utils import data as run_data
 from utils.engine import Standing, Update, create_update
 from utils.loss import Criterion, create_criterion
@@ -211,13 +211,13 @@ def prepare(opts: options.Options, command: str) -> Run:
 
     Raises ValueError or FileNotFoundError with one line that says what to do.
     """
-    hint = commands.torchrun_command(command, opts.run.gpu_id)
+    hint = options.torchrun_command(command, opts.run.gpu_id)
     world = distributed.start(opts.run.device, opts.run.gpu_id, torchrun_hint=hint)
     if world.device.type == "cpu":
         keep_freed_memory()
     torch.manual_seed(opts.run.random_seed)
     set_float32_precision(opts.optim.precision)
-    checks.check_options(opts, world_size=world.size, sync_batchnorm=world.sync_batchnorm)
+    options.check_options(opts, world_size=world.size, sync_batchnorm=world.sync_batchnorm)
     files, stride, ckpt, saved, notes = _start_point(opts)
     facts = datasets.class_facts(opts.data.dataset, run_data.source_of(opts.data))
     num_classes, class_names = _class_names(
@@ -251,7 +251,7 @@ def prepare(opts: options.Options, command: str) -> Run:
     model = model.to(world.device, memory_format=torch.channels_last)
     torch.manual_seed(opts.run.random_seed + world.rank)  # dropout differs between processes
     update, resume_notes = create_update(opts, model, world=world, saved=saved, ckpt=ckpt)
-    notes += checks.without_effect(opts) + resume_notes
+    notes += options.without_effect(opts) + resume_notes
     notes += run_data.notes_on_data(opts, data, saved=saved, workers=workers, world=world)
     return Run(
         opts=opts,

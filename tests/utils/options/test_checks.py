@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from utils.checks import check_options, without_effect
-from utils.options import parse_main
+from utils.options import check_options, parse_main, without_effect
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
-from utils.arguments import option, parse
+from .parser import option, parse
 
 
 @dataclass(frozen=True)

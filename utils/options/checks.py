@@ -6,7 +6,8 @@ import dataclasses
 from typing import Any, get_type_hints
 
 from utils.loss import uses
-from utils.options import Options, flat
+
+from .groups import Options, flat
 
 # Options that do something only where another has this value.
 ONLY_WITH = {

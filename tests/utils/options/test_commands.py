@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from utils.commands import resume_command, torchrun_command
+from utils.options import resume_command, torchrun_command
 
 
 def test_several_gpus_are_answered_by_a_torchrun_command() -> None:
