@@ -236,8 +236,8 @@ def test_changed_options_are_said(voc_args: Args, capsys) -> None:
     changed = ["--aspp_rates", "1", "2", "3", "--bn_momentum", "0.5", "--num_workers", "1"]
     assert main.main(voc_args("--continue_training", "--total_itrs", "5", *changed)) == 0
     text = capsys.readouterr().out
-    assert "--aspp_rates was None, is now [1, 2, 3]" in text
-    assert "--bn_momentum was None, is now 0.5" in text
+    assert "--aspp_rates was not given, is now 1 2 3" in text
+    assert "--bn_momentum was not given, is now 0.5" in text
     assert "num_workers" not in text
 
 

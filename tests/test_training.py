@@ -275,5 +275,8 @@ def test_options_without_effect_are_said_once(voc_args: Args, capsys) -> None:
     unused = "--loss_type dice --label_smoothing 0.1 --focal_gamma 3 --total_itrs 1".split()
     assert main.main(voc_args(*unused)) == 0
     output = capsys.readouterr().out
-    assert output.count("--label_smoothing has no effect with --loss_type dice\n") == 1
-    assert output.count("--focal_gamma has no effect with --loss_type dice\n") == 1
+    assert (
+        output.count("--label_smoothing has no effect without --loss_type cross_entropy or ohem\n")
+        == 1
+    )
+    assert output.count("--focal_gamma has no effect without --loss_type focal_loss\n") == 1

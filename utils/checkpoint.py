@@ -18,14 +18,6 @@ from typing import Any
 
 import torch
 
-# Options that change nothing a resumed run computes; a change of any other is reported.
-HARMLESS = frozenset(
-    "num_workers val_batch_size download list_models markdown ckpt finetune pretrained test_only "
-    "continue_training output_dir overwrite save_val_results save_interval print_interval "
-    "val_interval device gpu_id enable_vis vis_port vis_env vis_num_samples keep_checkpoints "
-    "cache skip_bad_files check_data early_stop max_bad_steps val_tile".split()
-)
-
 
 @dataclass(frozen=True)
 class RunFiles:
@@ -232,10 +224,12 @@ def resume(
     *,
     optimizer: torch.optim.Optimizer,
     scheduler: Any,
-    options: Mapping[str, Any],
+    changed_options: Sequence[str],
     rank: int = 0,
 ) -> list[str]:
     """Put the training state of ``checkpoint`` in place; return lines on what differs from then.
+
+    ``changed_options`` are the lines on options.
 
     Raises ValueError if the file holds no training state, or that of another optimizer.
     """
@@ -253,11 +247,7 @@ def resume(
     notes = []
     if not restore_rng(checkpoint.get("rng", ()), rank):
         notes.append("no generator state in the file for this process: dropout starts anew")
-    then = checkpoint.get("options", {})
-    for name in options.keys() - HARMLESS:
-        if name in then and then[name] != options[name]:
-            notes.append(f"--{name} was {then[name]}, is now {options[name]}")
-    notes.sort()
+    notes += changed_options
     threads = checkpoint.get("num_threads", torch.get_num_threads())
     if threads != torch.get_num_threads():
         notes.append(

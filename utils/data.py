@@ -47,12 +47,11 @@ def build_datasets(
     data: options.DataOptions, seed: int, *, test_only: bool, world: distributed.World
 ) -> dict[str, datasets.SegmentationDataset]:
     """The data sets "train" (unless ``test_only``) and "val"."""
-    # As the predecessor; its missing random scale on Cityscapes is not kept.
-    jitter = 0.5 if data.dataset == "cityscapes" else 0.0
+    own_jitter = datasets.DATASETS[data.dataset].color_jitter
     augment = train_transform(
         data.crop_size,
         scale_range=data.scale_range,
-        color_jitter=jitter,
+        color_jitter=own_jitter if data.color_jitter is None else data.color_jitter,
         cat_max_ratio=data.cat_max_ratio,
     )
     whole = val_transform(data.crop_size if data.crop_val else None)
@@ -140,7 +139,6 @@ def notes_on_data(
 def check_data(opts: options.Options) -> int:
     """Run --check_data; returns the exit code."""
     world = distributed.World(0, 1, torch.device("cpu"))
-    options.check_ranges(opts)
     data = dataclasses.replace(opts.data, cache=None)
     made = build_datasets(data, opts.run.random_seed, test_only=False, world=world)
     made = _for_check(made, data.train_split)

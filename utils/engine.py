@@ -160,7 +160,7 @@ def create_update(
             str(ckpt),
             optimizer=optimizer,
             scheduler=scheduler,
-            options=options.flat(opts),
+            changed_options=options.changes_on_resume(saved.get("options", {}), options.flat(opts)),
             rank=world.rank,
         )
         if saved["cur_itrs"] > optim.total_itrs:

@@ -1,20 +1,18 @@
 """The command line of `main.py` and `predict.py`: options, checks, and commands to type."""
 
-from .checks import check_options, check_ranges, without_effect
+from .checks import changes_on_resume, check_options, without_effect
 from .commands import command_line, resume_command, torchrun_command
 from .groups import (
     DataOptions,
     ModelOptions,
     OptimOptions,
     Options,
-    PredecessorOptions,
-    PredictOptions,
     RunOptions,
     VisOptions,
     flat,
-    parse_main,
-    parse_predict,
 )
+from .parser import parse_main, parse_predict
+from .predict_groups import PredecessorOptions, PredictOptions
 
 __all__ = [
     "DataOptions",
@@ -25,8 +23,8 @@ __all__ = [
     "PredictOptions",
     "RunOptions",
     "VisOptions",
+    "changes_on_resume",
     "check_options",
-    "check_ranges",
     "command_line",
     "flat",
     "parse_main",

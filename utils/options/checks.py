@@ -1,121 +1,123 @@
-"""Options that make no sense together, and those that do nothing beside the others."""
+"""Options beside one another: those that make no sense, those without effect, those changed."""
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, get_type_hints
+from collections.abc import Mapping
+from typing import Any
 
-from utils.loss import uses
+from datasets import DATASETS
+from utils.loss import LOSSES, parse_loss, uses
+from utils.options.groups import Options, fields, flat
 
-from .groups import Options, flat
 
-# Options that do something only where another has this value.
-ONLY_WITH = {
-    "markdown": ("list_models", True),
-    "year": ("dataset", "voc"),
-    "download": ("dataset", "voc"),
-    "val_fraction": ("dataset", "folder"),
-    "split_file": ("dataset", "folder"),
-    "step_size": ("lr_policy", "step"),
-    "vis_port": ("enable_vis", True),
-    "vis_env": ("enable_vis", True),
-}
+def conditions() -> dict[str, str]:
+    """What an option has no effect without, as in "enable_vis" or "dataset voc".
 
-# Options that do nothing beside another one.
-NOT_WITH = {
-    "pretrained": ("ckpt", "continue_training"),
-    "overwrite": ("test_only",),
-    "continue_training": ("test_only",),
-    "val_fraction": ("split_file",),
-    "cache": ("check_data",),
-}
+    It stands on the option, or on the data sets and losses that use the option.
+    """
+    found = {}
+    for name, field in fields().items():
+        sets = [key for key, dataset in DATASETS.items() if name in dataset.options]
+        losses = [key for key in LOSSES if name in uses(key)]
+        if field.metadata["only_with"]:
+            found[name] = field.metadata["only_with"]
+        elif sets or losses:
+            found[name] = " ".join(["dataset", *sets] if sets else ["loss_type", *losses])
+    return found
 
-# Options of some losses only.
-LOSS_OPTIONS = ("focal_gamma", "focal_alpha", "label_smoothing", "class_weights")
+
+def in_words(condition: str) -> str:
+    """The condition as a flag: "loss_type a b c" is --loss_type a, b or c."""
+    name, *values = condition.split()
+    first, last = ", ".join(values[:-1]), values[-1:]
+    return " ".join([f"--{name}", *filter(None, [first, "or" if first else ""]), *last])
 
 
 def without_effect(options: Options) -> list[str]:
     """A line for each option that was given but does nothing beside the others."""
-    now = flat(options)
-    defaults = {
-        field.name: field.default
-        for group in get_type_hints(Options).values()
-        for field in dataclasses.fields(group)
-    }
-    given = {name for name, value in now.items() if value != _plain(defaults[name])}
-    used = uses(options.optim.loss_type)
-    return [
-        *(
-            f"--{name} has no effect without --{other}" + ("" if value is True else f" {value}")
-            for name, (other, value) in ONLY_WITH.items()
-            if name in given and now[other] != value
-        ),
-        *(
-            f"--{name} has no effect with --{other}"
-            for name, others in NOT_WITH.items()
-            for other in others
-            if {name, other} <= given
-        ),
-        *(["--cache has no effect with --dataset shapes"] if _caches_shapes(options) else []),
-        *(
-            f"--{name} has no effect with --loss_type {options.optim.loss_type}"
-            for name in LOSS_OPTIONS
-            if name in given and name not in used
-        ),
+    now, known, needed = flat(options), fields(), conditions()
+    defaults = {name: _plain(field.default) for name, field in known.items()}
+    given = [name for name, value in now.items() if value != defaults[name]]
+
+    def holds(condition: str) -> bool:
+        name, *values = condition.split()
+        if not values:
+            return name in given
+        chosen = parse_loss(now[name]) if name == "loss_type" else [now[name]]
+        return any(value in values for value in chosen)
+
+    lines = [
+        f"--{name} has no effect without {in_words(needed[name])}"
+        for name in given
+        if name in needed and not holds(needed[name])
+    ]
+    return lines + [
+        f"--{name} has no effect with {in_words(condition)}"
+        for name in given
+        for condition in known[name].metadata["not_with"]
+        if holds(condition)
     ]
 
 
-def _caches_shapes(options: Options) -> bool:
-    return options.data.cache is not None and options.data.dataset == "shapes"
+def changes_on_resume(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """A line for each option that changes what the resumed run computes; both as from `flat`."""
+    return sorted(
+        f"--{name} was {_shown(then[name])}, is now {_shown(now[name])}"
+        for name, field in fields().items()
+        if not field.metadata["free_on_resume"]
+        if name in then and name in now and then[name] != now[name]
+    )
 
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def _shown(value: Any) -> str:
+    """As the user would say it."""
+    if value is None:
+        return "not given"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 def check_options(options: Options, *, world_size: int, sync_batchnorm: bool = False) -> None:
-    """Raise ValueError for options that make no sense together, or outside their range."""
-    check_ranges(options)
-    run, model = options.run, options.model
-    if model.ckpt is None and model.finetune:
-        raise ValueError("--finetune needs --ckpt FILE: there is nothing to start from")
+    """Raise ValueError for options that make no sense together."""
+    run, model, optim = options.run, options.model, options.optim
+    for flag, is_given, why in (
+        ("finetune", model.finetune, "there is nothing to start from"),
+        ("test_only", run.test_only, "there is nothing to test"),
+    ):
+        if is_given and model.ckpt is None:
+            raise ValueError(f"--{flag} needs --ckpt FILE: {why}")
     if model.finetune and (run.test_only or run.continue_training):
         other = "test_only" if run.test_only else "continue_training"
-        raise ValueError(f"--finetune gives a new last layer, --{other} needs the old: drop one")
+        raise ValueError(
+            f"--finetune replaces the last layer, but --{other} needs it; leave out one of them"
+        )
     if run.test_only:
-        if model.ckpt is None:
-            raise ValueError("--test_only needs --ckpt FILE: there is nothing to test")
         return
-    each, rest = divmod(options.data.batch_size, world_size)
-    if rest:
-        raise ValueError(
-            f"--batch_size {options.data.batch_size} can't be shared equally by {world_size} "
-            "processes"
-        )
-    if each < 2 and not sync_batchnorm and not options.optim.freeze_bn:
-        raise ValueError(
-            "a batch of 1 image per process: the BatchNorm behind ASPP's image pooling needs at "
-            f"least 2 values; use --batch_size {2 * world_size} or more, or --freeze_bn"
-        )
-
-
-def check_ranges(options: Options) -> None:
-    """Raise ValueError for numbers outside their range."""
-    data, optim = options.data, options.optim
-    low, high = data.scale_range
-    if low > high:
-        raise ValueError(f"--scale_range {low} {high}: the smaller scale comes first")
-    if data.num_classes is not None and data.num_classes > 255:
-        raise ValueError(f"--num_classes {data.num_classes}: at most 255; 255 means ignored")
-    if not 0 < data.val_fraction < 1:
-        raise ValueError(f"--val_fraction {data.val_fraction}: a share, above 0 and below 1")
-    if not 0 < data.cat_max_ratio <= 1:
-        raise ValueError(f"--cat_max_ratio {data.cat_max_ratio}: a share, above 0 and at most 1")
-    for name, value in (("ema", optim.ema), ("label_smoothing", optim.label_smoothing)):
-        if not value < 1:
-            raise ValueError(f"--{name} {value}: must be below 1")
     if optim.freeze_backbone_itrs > optim.total_itrs:
         raise ValueError(
             f"--freeze_backbone_itrs {optim.freeze_backbone_itrs} is more than --total_itrs "
             f"{optim.total_itrs}"
+        )
+    _check_batch(
+        options.data.batch_size,
+        world_size=world_size,
+        one_is_enough=sync_batchnorm or optim.freeze_bn,
+    )
+
+
+def _check_batch(batch_size: int, *, world_size: int, one_is_enough: bool) -> None:
+    each, rest = divmod(batch_size, world_size)
+    if rest:
+        raise ValueError(
+            f"--batch_size {batch_size} can't be shared equally by {world_size} processes"
+        )
+    if each < 2 and not one_is_enough:
+        raise ValueError(
+            "a batch has 1 image per process, but BatchNorm after ASPP's image pooling needs 2; "
+            f"use --batch_size {2 * world_size} or more, or --freeze_bn"
         )

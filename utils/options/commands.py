@@ -1,11 +1,12 @@
-"""Commands as the user types them: this one, on several GPUs, and the one that goes on."""
+"""Commands to type: this one, the same on several GPUs, and the one that resumes the run."""
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+from utils.options.groups import fields
 
 
 def command_line(argv: Sequence[str] | None = None) -> str:
@@ -14,21 +15,31 @@ def command_line(argv: Sequence[str] | None = None) -> str:
 
 
 def torchrun_command(command: str, gpu_ids: str) -> str:
-    """``command`` started with torchrun, one process for each of ``gpu_ids`` (as in "0,1")."""
-    arguments = re.sub(r"\s--gpu_id(=|\s+)\S+", "", command).removeprefix("python ")
-    return f"torchrun --nproc_per_node {gpu_ids.count(',') + 1} {arguments}"
+    """`command` started with torchrun, one process for each of `gpu_ids` (as in "0,1")."""
+    words = _without(shlex.split(command), ["gpu_id"])
+    return _with_torchrun(words, processes=gpu_ids.count(",") + 1)
 
 
 def resume_command(command: str, *, processes: int) -> str:
-    """What the user types to go on with the run that ``command`` started."""
-    words = shlex.split(command)
-    for flag in ("--overwrite", "--finetune", "--continue_training"):
-        words = [word for word in words if word != flag]
-    for flag in ("--ckpt", "--pretrained"):
-        while flag in words:
-            del words[words.index(flag) : words.index(flag) + 2]
-        words = [word for word in words if not word.startswith(f"{flag}=")]
-    resumed = shlex.join([*words, "--continue_training"])
-    if processes == 1:
-        return resumed
-    return f"torchrun --nproc_per_node {processes} {resumed.removeprefix('python ')}"
+    """The command that continues the run that `command` started."""
+    start = [name for name, field in fields().items() if field.metadata["starts_run"]]
+    words = [*_without(shlex.split(command), start), "--continue_training"]
+    return shlex.join(words) if processes == 1 else _with_torchrun(words, processes=processes)
+
+
+def _with_torchrun(words: Sequence[str], *, processes: int) -> str:
+    return shlex.join(["torchrun", "--nproc_per_node", str(processes), *words[1:]])
+
+
+def _without(words: Sequence[str], names: Iterable[str]) -> list[str]:
+    """`words` without the options `names` and their values."""
+    known, kept, skipped = fields(), [], 0
+    for word in words:
+        name, equals, _ = word.removeprefix("--").partition("=")
+        if skipped:
+            skipped -= 1
+        elif word.startswith("--") and name in names:
+            skipped = 0 if equals or known[name].default is False else 1
+        else:
+            kept.append(word)
+    return kept

@@ -1,4 +1,4 @@
-"""Command lines from frozen dataclasses: each field made with `option` is a flag of its name."""
+"""The parsers of `main.py` and `predict.py`, made from the groups of options."""
 
 from __future__ import annotations
 
@@ -6,116 +6,161 @@ import argparse
 import dataclasses
 import difflib
 import re
-import shlex
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn, get_type_hints
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
+
+from utils.options.argument_files import expand
+from utils.options.checks import conditions, in_words
+from utils.options.declare import REQUIRED
+from utils.options.groups import Options
+from utils.options.predict_groups import PredecessorOptions, PredictOptions
+
+MAIN_HELP = """\
+Train, validate and test DeepLabV3 and DeepLabV3+.
+
+  python main.py --dataset cityscapes --data_root FOLDER --model deeplabv3plus_hrnetv2_48
+  python main.py --dataset folder --data_root FOLDER                 # your own images
+  python main.py --dataset folder --data_root FOLDER --check_data    # what do the files hold?
+  python main.py @recipes/shapes.txt            # options from a file; needs no data
+  python main.py @recipes/shapes.txt --continue_training             # resume the run
+
+An argument FILE holds options, one or more a line. Later options win."""
+
+PREDICT_HELP = """\
+Segment images with a trained network.
+
+  python predict.py --input IMAGE --ckpt checkpoints/best_NAME.pth
+  python predict.py --input FOLDER --ckpt FILE --output masks --overlay
+  python predict.py --input FOLDER --ckpt FILE --val_tile 1024       # needs less memory"""
 
 
-def integer(text: str) -> int:
-    """Whole number, also in the form 30e3."""
-    value = float(text)
-    if not value.is_integer():
-        raise ValueError(text)
-    return int(value)
+def parse_main(argv: Sequence[str] | None = None) -> Options:
+    """Options of `main.py`; a mistake ends the program with one line and exit code 2."""
+    groups = get_type_hints(Options)
+    parsed = _parse(groups, "main.py", MAIN_HELP, argv=argv, only_with=conditions())
+    return Options(**parsed)
 
 
-def option(
-    default: Any,
-    help: str,
+def parse_predict(
+    argv: Sequence[str] | None = None,
+) -> tuple[PredictOptions, PredecessorOptions]:
+    """Options of `predict.py`; a mistake ends the program with one line and exit code 2."""
+    groups = {"predict": PredictOptions, "predecessor": PredecessorOptions}
+    parsed = _parse(groups, "predict.py", PREDICT_HELP, argv=argv, only_with={})
+    return parsed["predict"], parsed["predecessor"]
+
+
+def _parse(
+    groups: Mapping[str, type],
+    prog: str,
+    description: str,
     *,
-    choices: Sequence[Any] | None = None,
-    minimum: float | None = None,
-    nargs: int | None = None,
-    metavar: str | None = None,
-) -> Any:
-    """A dataclass field that is also a command-line flag; ``minimum`` bounds numbers from below."""
-    metadata = dict(help=help, choices=choices, minimum=minimum, nargs=nargs, metavar=metavar)
-    return dataclasses.field(default=default, metadata=metadata)
+    argv: Sequence[str] | None,
+    only_with: Mapping[str, str],
+) -> dict[str, Any]:
+    """One instance of each group, from `argv` or the command line."""
+    parser = _Parser(
+        prog=prog,
+        usage=f"{prog} [options] [@FILE]",
+        description=description,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for group in groups.values():
+        _add_group(parser, group, only_with)
+    try:
+        words = expand(sys.argv[1:] if argv is None else argv)
+        values = vars(parser.parse_args(words))
+        return {name: _collect(group, values) for name, group in groups.items()}
+    except ValueError as error:
+        parser.error(str(error))
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line, and whose argument files allow several flags a line."""
-
-    def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
-        return shlex.split(arg_line, comments=True)
+class _Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        unknown = re.match(r"unrecognized arguments: (--\S+)", message)
+        unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
         if unknown:
             flags = [flag for action in self._actions for flag in action.option_strings]
             near = difflib.get_close_matches(unknown[1], flags, n=1)
             message = f"unknown option {unknown[1]}"
             message += f"; did you mean {near[0]}?" if near else ""
             message += f" All options: python {self.prog} --help"
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
 
 
-def _converter(annotation: Any) -> Callable[[str], Any]:
-    text = str(annotation)
-    if "float" in text:
-        return float
-    return integer if "int" in text else str
+def _integer(text: str) -> int:
+    """Whole number, also in the form 30e3."""
+    value = float(text)
+    if not value.is_integer():
+        raise ValueError(text)
+    return int(text) if re.fullmatch(r"[+-]?\d+", text) else int(value)
 
 
-def _add_group(parser: argparse.ArgumentParser, group: type) -> None:
+_integer.__name__ = "integer"  # argparse shows it in its message
+
+
+def _kind(annotation: Any) -> tuple[type, int | None]:
+    """Type and number of an option's values: (int, 2) of `tuple[int, int] | None`."""
+    inside = get_args(annotation)
+    if not inside:
+        return annotation, None
+    if get_origin(annotation) is tuple:
+        return inside[0], len(inside)
+    return _kind(inside[0])
+
+
+def _add_group(parser: argparse.ArgumentParser, group: type, only_with: Mapping[str, str]) -> None:
     section = parser.add_argument_group((group.__doc__ or "").splitlines()[0])
-    hints = get_type_hints(group)
+    annotations = get_type_hints(group)
     for field in dataclasses.fields(group):
-        meta, flag = field.metadata, f"--{field.name}"
-        help_text = meta["help"].replace("%", "%%")
-        if hints[field.name] is bool:
+        facts, flag = field.metadata, f"--{field.name}"
+        help_text = _help(field, only_with).replace("%", "%%")
+        if annotations[field.name] is bool:
             section.add_argument(flag, action="store_true", help=help_text)
             continue
-        if field.default not in (None, "") and "default" not in help_text:
-            shown = field.default
-            shown = " ".join(map(str, shown)) if isinstance(shown, tuple) else shown
-            help_text += f" (default: {shown})"
-        metavar = meta["metavar"] or (
-            None if meta["choices"] else field.name.split("_")[-1].upper()
-        )
+        kind, number = _kind(annotations[field.name])
         section.add_argument(
             flag,
-            type=_converter(hints[field.name]),
-            default=field.default,
-            choices=meta["choices"],
-            nargs=meta["nargs"],
-            metavar=metavar,
-            required=field.default == "",
+            type=_integer if kind is int else kind,
+            default=None if field.default is REQUIRED else field.default,
+            choices=facts["choices"],
+            nargs=number,
+            metavar=facts["value"] and facts["value"].metavar,
+            required=field.default is REQUIRED,
             help=help_text,
         )
 
 
-def _collect(parser: argparse.ArgumentParser, group: type, values: Mapping[str, Any]) -> Any:
+def _help(field: dataclasses.Field[Any], only_with: Mapping[str, str]) -> str:
+    """The help line, with what this option has no effect without, and with the default."""
+    text, default = field.metadata["help"], field.default
+    if field.name in only_with:
+        text += f"; only with {in_words(only_with[field.name])}"
+    if isinstance(default, bool) or default in (None, REQUIRED) or "(default" in text:
+        return text
+    values = default if isinstance(default, tuple) else (default,)
+    return f"{text} (default: {' '.join(map(str, values))})"
+
+
+def _collect(group: type, values: Mapping[str, Any]) -> Any:
+    """An instance of `group`; raises ValueError for values out of bounds."""
     chosen = {}
     for field in dataclasses.fields(group):
-        value, minimum = values[field.name], field.metadata["minimum"]
+        value = values[field.name]
+        value = tuple(value) if isinstance(value, list) else value
         if value == "":
-            parser.error(f"--{field.name} is empty; give a value, or leave it out")
-        if isinstance(value, list):
-            value = tuple(value)
+            raise ValueError(f"--{field.name} is empty; give a value, or leave it out")
         numbers = value if isinstance(value, tuple) else (value,)
+        allowed = field.metadata["value"]
         for number in numbers:
-            # `not >=` so that NaN is refused too.
-            if minimum is not None and number is not None and not number >= minimum:
-                parser.error(f"--{field.name} {number}: must be at least {minimum}")
+            if isinstance(number, int | float) and allowed and not allowed.allows(number):
+                raise ValueError(f"--{field.name} {number}: must be {allowed}")
+        if len(numbers) == 2 and numbers[0] > numbers[1]:
+            raise ValueError(
+                f"--{field.name} {numbers[0]} {numbers[1]}: the smaller number comes first"
+            )
         chosen[field.name] = value
     return group(**chosen)
-
-
-def parse(
-    groups: Mapping[str, type], *, prog: str, description: str, argv: Sequence[str] | None
-) -> dict[str, Any]:
-    """One instance of each group, from ``argv`` (or the command line) and its argument files.
-
-    What makes no sense ends the program with one line on stderr and exit code 2.
-    """
-    parser = Parser(
-        prog=prog, description=description, fromfile_prefix_chars="@", allow_abbrev=False
-    )
-    for group in groups.values():
-        _add_group(parser, group)
-    try:
-        values = vars(parser.parse_args(argv))
-    except (ValueError, RecursionError) as error:  # of argument files: quotes, bytes, themselves
-        parser.error(f"an argument file can't be read: {error}")
-    return {name: _collect(parser, group, values) for name, group in groups.items()}

@@ -1,0 +1,49 @@
+"""The options of `predict.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from utils.options.declare import REQUIRED, Value, option
+from utils.options.groups import DEVICE, FILE, FOLDER, GPU, IMAGES, NAME, SIDE, TILE
+from utils.runtime.precision import AUTOCAST_DTYPES
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """Prediction"""
+
+    input: str = option(
+        REQUIRED, "an image, or a folder, which is searched with the folders in it", Value("PATH")
+    )
+    ckpt: str = option(
+        REQUIRED, "checkpoint of main.py, or of the predecessor with its flags below", FILE
+    )
+    output: str = option("results", "folder for the masks; no file in it is replaced", FOLDER)
+    overlay: bool = option(False, "also save <name>_overlay.jpg: the mask blended over the image")
+    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps", DEVICE)
+    gpu_id: str = option("0", "which GPU", GPU)
+    precision: str = option("fp32", "arithmetic of the network", choices=("fp32", *AUTOCAST_DTYPES))
+    crop_val: bool = option(
+        False, "resize the shorter side to --crop_size, and predict only the center crop"
+    )
+    crop_size: int = option(513, "side of the center crop in pixels", SIDE)
+    val_tile: int | None = option(
+        None, "predict in overlapping tiles of this side: whole images need more memory", TILE
+    )
+
+
+@dataclass(frozen=True)
+class PredecessorOptions:
+    """The predecessor's flags, only for its checkpoints: ours say all this themselves"""
+
+    model: str | None = option(None, "network", NAME)
+    dataset: str | None = option(
+        None, "data set it was trained on: class names and colors", choices=("voc", "cityscapes")
+    )
+    separable_conv: bool = option(False, "the network has separable convolutions")
+    output_stride: int | None = option(None, "output stride", choices=(8, 16, 32))
+    save_val_results_to: str | None = option(
+        None, "as --output, but files in it are replaced, as the predecessor did", FOLDER
+    )
+    val_batch_size: int = option(1, "accepted, but images are predicted one by one", IMAGES)
