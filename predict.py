@@ -123,24 +123,24 @@ def load_model(
         changed = {"output_stride": old.output_stride} if old.output_stride else {}
         model = network.load_checkpoint(opts.ckpt, build_args=changed)
         return model, network.pretrained.has_average(saved)
-    dataset = datasets.DATASETS[old.dataset or "voc"]
+    facts = datasets.DATASETS[old.dataset or "voc"].facts
     model = network.load_checkpoint(
         opts.ckpt,
         name=old.model or "deeplabv3plus_mobilenet",
         build_args={"output_stride": old.output_stride or 16},
     )
-    if model.build_args["num_classes"] != len(dataset.class_names):
+    if model.build_args["num_classes"] != len(facts.class_names):
         raise ValueError(
             f"{opts.ckpt} has {model.build_args['num_classes']} classes, --dataset "
-            f"{old.dataset or 'voc'} has {len(dataset.class_names)}; give the --dataset it is of"
+            f"{old.dataset or 'voc'} has {len(facts.class_names)}; give the --dataset it is of"
         )
-    model.class_names, model.palette = dataset.class_names, dataset.palette
+    model.class_names, model.palette = facts.class_names, facts.palette
     return model, False
 
 
 def read_rgb(path: Path, crop_size: int | None) -> np.ndarray:
     """The image upright, as (H,W,3) uint8; with ``crop_size`` resized and centre-cropped to it."""
-    image = datasets.base.read_image(path, upright=True)
+    image = datasets.files.read_image(path, upright=True)
     if crop_size is not None:
         scale = crop_size / min(image.size)
         image = image.resize([max(crop_size, round(side * scale)) for side in image.size])

@@ -33,7 +33,7 @@ from torchvision.transforms import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from datasets import Source, create_dataset  # noqa: E402
+from datasets import create_dataset  # noqa: E402
 from datasets.base import FileDataset  # noqa: E402
 from datasets.cache import SampleCache  # noqa: E402
 from datasets.loader import TrainSampler, train_loader  # noqa: E402
@@ -122,7 +122,7 @@ def predecessor(dataset: FileDataset, task: Task) -> Callable[[int, Clock], Any]
     """Its sample, step by step; the crop and the scale are drawn as it does."""
     crop = task.crop
     jitter = transforms.ColorJitter(task.jitter, task.jitter, task.jitter)
-    table = dataset.label_table.astype(np.uint8)
+    table = dataset.facts.label_table.astype(np.uint8)
 
     def pad(picture: Image.Image) -> Image.Image:
         for missing in (crop - picture.width, crop - picture.height):
@@ -222,9 +222,7 @@ def run(task: Task, root: Path, cache: Path, rounds: int) -> None:
 
     def build() -> FileDataset:
         transform = train_transform(task.crop, color_jitter=task.jitter)
-        return create_dataset(
-            task.dataset, "train", source=Source(root=root), transform=transform, seed=0
-        )
+        return create_dataset(task.dataset, "train", root=root, transform=transform, seed=0)
 
     plain, cached = build(), build()
     cached.cache = SampleCache(cache / task.dataset, cached)

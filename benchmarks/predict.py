@@ -108,7 +108,7 @@ def measure(args: argparse.Namespace, folder: Path) -> list[list[str]]:
     rows = []
     for case in CASES:
         cells = workers.timing_cells(seconds, case, unit=1000 / args.images)
-        equal = equal_share(folder, case, workers.Shapes.palette)
+        equal = equal_share(folder, case, workers.Shapes.facts.palette)
         rows.append([args.model, case, *cells, f"{100 * equal:.4f} %"])
     return rows
 

@@ -126,7 +126,7 @@ def convolve_upsampled() -> None:
 
 def save_checkpoint(model: nn.Module, path: Path) -> None:
     """As main.py writes it, as far as prediction needs it."""
-    palette = torch.from_numpy(Shapes.palette.copy())
+    palette = torch.from_numpy(Shapes.facts.palette.copy())
     num_classes = model.build_args["num_classes"]
     content = {
         "format": network.pretrained.FORMAT,

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from datasets.base import ClassFacts, SampleKey, SegmentationDataset, Source, Transform
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from datasets.base import SampleKey, SegmentationDataset, Transform
 from datasets.cityscapes import Cityscapes
+from datasets.facts import ClassFacts
 from datasets.files import DataError, data_error_line
 from datasets.folder import Folder
 from datasets.shapes import Shapes
@@ -18,7 +24,6 @@ __all__ = [
     "SampleKey",
     "SegmentationDataset",
     "Shapes",
-    "Source",
     "VOCSegmentation",
     "class_facts",
     "create_dataset",
@@ -33,34 +38,49 @@ DATASETS: dict[str, type[SegmentationDataset]] = {
 }
 
 
-def class_facts(name: str, source: Source) -> ClassFacts:
-    """Class names, colours and label values of the data set `name`.
+NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
+
+
+def class_facts(name: str, root: Path, options: Mapping[str, Any] = NO_OPTIONS) -> ClassFacts:
+    """Class names, colors and label values of the data set `name` in `root`.
 
     Raises ValueError for an unknown name, FileNotFoundError for data that is not there.
     """
-    return _looked_up(name, source).class_facts(source)
+    return _look_up(name, root, options).read_facts(root)
 
 
 def create_dataset(
-    name: str, split: str, *, source: Source, transform: Transform | None = None, seed: int = 0
+    name: str,
+    split: str,
+    *,
+    root: Path,
+    options: Mapping[str, Any] = NO_OPTIONS,
+    transform: Transform | None = None,
+    seed: int = 0,
+    allow_missing: bool = False,
 ) -> SegmentationDataset:
-    """Build a data set by name.
+    """Build the data set `name` in `root`.
 
+    `options` maps names of command-line options to values; a data set takes those it states.
     Raises ValueError for an unknown name or split, FileNotFoundError for data that is not there.
     """
-    dataset = _looked_up(name, source)
+    dataset = _look_up(name, root, options)
     if split not in dataset.splits:
         raise ValueError(
             f"dataset {name} has no split {split!r}; it has {', '.join(dataset.splits)}"
         )
-    return dataset.create(split, source=source, transform=transform, seed=seed)
+    own = {option: options[option] for option in dataset.options if option in options}
+    return dataset.create(
+        split, root=root, transform=transform, seed=seed, allow_missing=allow_missing, **own
+    )
 
 
-def _looked_up(name: str, source: Source) -> type[SegmentationDataset]:
+def _look_up(name: str, root: Path, options: Mapping[str, Any]) -> type[SegmentationDataset]:
     if name not in DATASETS:
         raise ValueError(f"unknown dataset {name!r}; allowed: {', '.join(DATASETS)}")
-    dataset, root = DATASETS[name], source.root
-    if dataset.how_to_get is not None and not source.download and not root.is_dir():
+    dataset = DATASETS[name]
+    comes = "download" in dataset.options and options.get("download")
+    if dataset.how_to_get is not None and not comes and not root.is_dir():
         problem = "is not a folder" if root.exists() else "does not exist"
         raise FileNotFoundError(
             f"--data_root {root} {problem}; {dataset.how_to_get}, or try --dataset shapes, "

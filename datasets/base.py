@@ -2,35 +2,23 @@
 
 A data set is a list of samples. `load(index)` gives one as arrays, the label already holding train
 ids: 0 .. number of classes - 1, and 255 for pixels that are ignored. `dataset[key]` gives it after
-the joint transform, as uint8 tensors. What a data set knows about its classes is data:
-`class_names`, `palette`, and `label_table`, which maps the values in label files to train ids.
+the joint transform, as uint8 tensors. What a data set knows about its classes is one `ClassFacts`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datasets.files import (
-    IGNORE,
-    NO_CLASS,
-    Color,
-    DataError,
-    describe_wrong,
-    is_turned,
-    read_image,
-    read_label,
-)
-
-if TYPE_CHECKING:
-    from datasets.cache import SampleCache
+from datasets.facts import ClassFacts
+from datasets.files import DataError, is_turned, read_image, read_label
+from utils.utils import IGNORE_INDEX
 
 Transform = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[Tensor, Tensor]]
 
@@ -43,34 +31,11 @@ class SampleKey(NamedTuple):
     index: int
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where a data set is, and how it is to be read; each data set uses what concerns it."""
+class SampleStore(Protocol):
+    """Where a FileDataset looks for a decoded sample first, like datasets/loader/cache.py."""
 
-    root: Path
-    year: str = "2012"  # VOC
-    download: bool = False  # VOC
-    val_fraction: float = 0.1  # folder
-    split_file: Path | None = None  # folder
-    skip_bad_files: bool = False  # files may be missing, as long as one sample is whole
-
-
-@dataclass(frozen=True)
-class ClassFacts:
-    """What is known about the classes of a data set."""
-
-    class_names: tuple[str, ...]
-    palette: np.ndarray  # (256, 3) uint8, by train id
-    label_table: np.ndarray  # (256,) int16, see make_label_table
-    colors: Mapping[Color, int] | None = None  # train ids, where label files hold RGB colours
-
-
-def make_palette(colors: Sequence[Color]) -> np.ndarray:
-    """Palette (256, 3) uint8 that begins with the given colours and is black after them."""
-    palette = np.zeros((256, 3), dtype=np.uint8)
-    palette[: len(colors)] = colors
-    palette.flags.writeable = False
-    return palette
+    def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """What `FileDataset.decode` gives."""
 
 
 class SegmentationDataset(Dataset):
@@ -80,12 +45,9 @@ class SegmentationDataset(Dataset):
     whose files can't be used (DataError) is left out, and `bad_indices()` knows it in all of them.
     """
 
-    class_names: tuple[str, ...]
-    palette: np.ndarray  # (256, 3) uint8, by train id
-    label_table: np.ndarray  # (256,) int16, see make_label_table
-    colors: Mapping[Color, int] | None = None
+    facts: ClassFacts
     splits: ClassVar[tuple[str, ...]]
-    options: ClassVar[tuple[str, ...]] = ()  # command-line options that only such data sets use
+    options: ClassVar[tuple[str, ...]] = ()  # command-line options that `create` takes, too
     color_jitter: ClassVar[float] = 0.0  # default of --color_jitter
     how_to_get: ClassVar[str | None] = None  # told when data_root does not exist; None: no files
     _bad: Tensor | None = None  # (number of samples,) uint8 in shared memory: 1 was left out
@@ -108,15 +70,34 @@ class SegmentationDataset(Dataset):
 
     @classmethod
     def create(
-        cls, split: str, *, source: Source, transform: Transform | None, seed: int
+        cls,
+        split: str,
+        *,
+        root: Path,
+        transform: Transform | None,
+        seed: int,
+        allow_missing: bool,
     ) -> SegmentationDataset:
-        """Build from what `create_dataset` was given."""
+        """Build from what `create_dataset` was given; a subclass adds the parameters in `options`.
+
+        With `allow_missing` files may be missing, as long as one sample is whole.
+        """
         raise NotImplementedError
 
     @classmethod
-    def class_facts(cls, source: Source) -> ClassFacts:
-        """What is known of the classes before any sample is looked for."""
-        return ClassFacts(cls.class_names, cls.palette, cls.label_table, cls.colors)
+    def read_facts(cls, root: Path) -> ClassFacts:
+        """The class facts before any sample is looked for."""
+        return cls.facts
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes, by train id."""
+        return self.facts.class_names
+
+    @property
+    def palette(self) -> np.ndarray:
+        """The colors (256, 3) uint8 of the classes, by train id."""
+        return self.facts.palette
 
     def __getitem__(self, key: int | SampleKey) -> tuple[Tensor, Tensor] | None:
         """Image (3, H, W) and label (H, W), both uint8; an int means that sample in epoch 0.
@@ -180,12 +161,12 @@ class SegmentationDataset(Dataset):
     @classmethod
     def encode_target(cls, target: np.ndarray) -> np.ndarray:
         """Label file values of any shape -> train ids, uint8, in a new array."""
-        return encode(target, cls.label_table)
+        return cls.facts.encode(target)
 
     @classmethod
     def decode_target(cls, target: np.ndarray | Tensor) -> np.ndarray:
         """Train ids of any shape -> colours (..., 3) uint8, in a new array."""
-        return decode(target, cls.palette)
+        return cls.facts.decode(target)
 
 
 class FileDataset(SegmentationDataset):
@@ -197,7 +178,7 @@ class FileDataset(SegmentationDataset):
     where `load` looks first.
     """
 
-    cache: SampleCache | None = None
+    cache: SampleStore | None = None
 
     def __init__(
         self,
@@ -234,7 +215,7 @@ class FileDataset(SegmentationDataset):
         image = np.asarray(read_image(self.images[index]))
         label = self.load_label(index)
         if label is None:
-            return image, np.full(image.shape[:2], IGNORE, dtype=np.uint8)
+            return image, np.full(image.shape[:2], IGNORE_INDEX, dtype=np.uint8)
         if image.shape[:2] != label.shape:
             turned = image.shape[1::-1] == label.shape and is_turned(self.images[index])
             hint = "; the image has an EXIF orientation, and labels belong to the pixels as stored"
@@ -248,25 +229,7 @@ class FileDataset(SegmentationDataset):
         """Label (H, W) uint8 in train ids, without its image; None in a split without labels."""
         if self.labels is None:
             return None
-        return read_label(self.labels[index], self.label_table, colors=self.colors)
-
-
-def encode(target: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Values of any shape -> what `table` (256,) makes of them, uint8; no class is a ValueError."""
-    target = np.asarray(target)
-    values = np.unique(target)
-    wrong = [v for v in values.tolist() if not (-1 <= v <= 255 and table[v] != NO_CLASS)]
-    if wrong:
-        raise ValueError(f"label {describe_wrong(wrong, table)}")
-    return table[target].astype(np.uint8)  # -1 indexes the last entry, 255: ignored
-
-
-def decode(target: np.ndarray | Tensor, palette: np.ndarray) -> np.ndarray:
-    """Train ids of any shape -> colours (..., 3) of `palette` (256, 3), uint8."""
-    ids = target.cpu().numpy() if isinstance(target, Tensor) else np.asarray(target)
-    if ids.size and (ids.min() < 0 or ids.max() > 255):
-        raise ValueError(f"train ids must be 0..255, got {ids.min()}..{ids.max()}")
-    return palette[ids.astype(np.uint8)]
+        return read_label(self.labels[index], self.facts.label_table, colors=self.facts.colors)
 
 
 def _to_tensors(image: np.ndarray, label: np.ndarray, _: object) -> tuple[Tensor, Tensor]:

@@ -24,15 +24,13 @@ import struct
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from datasets.base import FileDataset
 from datasets.files import DataError, image_size
-
-if TYPE_CHECKING:
-    from datasets.base import FileDataset
 
 MAGIC = b"segcache"
 VERSION = 1  # of the layout and of what reading makes of a file; older entries are not found
@@ -168,8 +166,8 @@ class SampleCache:
 
 def _keys(dataset: FileDataset) -> list[str]:
     """What tells the samples apart: both paths, and how labels are read."""
-    facts = (VERSION, sorted((dataset.colors or {}).items()))
-    how = hashlib.blake2b(repr(facts).encode() + dataset.label_table.tobytes()).digest()
+    facts = (VERSION, sorted((dataset.facts.colors or {}).items()))
+    how = hashlib.blake2b(repr(facts).encode() + dataset.facts.label_table.tobytes()).digest()
     keys = []
     for index, image in enumerate(dataset.images):
         paths = [image] if dataset.labels is None else [image, dataset.labels[index]]

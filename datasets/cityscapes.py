@@ -9,8 +9,9 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from datasets.base import FileDataset, Source, Transform, encode, make_palette
-from datasets.files import IGNORE, make_label_table
+from datasets.base import FileDataset, Transform
+from datasets.facts import ClassFacts, encode, make_label_table, make_palette
+from utils.utils import IGNORE_INDEX
 
 
 class CityscapesClass(NamedTuple):
@@ -63,7 +64,7 @@ CLASSES = tuple(
     )
 )
 TRAIN_CLASSES = tuple(
-    sorted((c for c in CLASSES if c.train_id != IGNORE), key=lambda c: c.train_id)
+    sorted((c for c in CLASSES if c.train_id != IGNORE_INDEX), key=lambda c: c.train_id)
 )
 
 IMAGE_SUFFIX = "_leftImg8bit"
@@ -79,9 +80,8 @@ LAYOUT = (
     "gtFine/{train,val}/<city>/*_gtFine_labelIds.png (coarse: gtCoarse/<split>/<city>/"
     "*_gtCoarse_labelIds.png)"
 )
-TRAIN_TABLE = make_label_table({c.id: c.train_id for c in CLASSES})
 # Back again; what is ignored becomes 0, unlabeled.
-ID_TABLE = make_label_table({c.train_id: c.id for c in TRAIN_CLASSES} | {IGNORE: 0})
+ID_TABLE = make_label_table({c.train_id: c.id for c in TRAIN_CLASSES} | {IGNORE_INDEX: 0})
 
 
 class Cityscapes(FileDataset):
@@ -94,11 +94,14 @@ class Cityscapes(FileDataset):
     troisdorf_000000_000073 is left out: it is black in the published archive.
     """
 
-    class_names: ClassVar = tuple(c.name for c in TRAIN_CLASSES)
-    palette: ClassVar = make_palette([c.color for c in TRAIN_CLASSES])
-    # -1, the license plate, is 255 in an 8-bit file and ignored like it.
-    label_table: ClassVar = TRAIN_TABLE
+    facts = ClassFacts(
+        class_names=tuple(c.name for c in TRAIN_CLASSES),
+        palette=make_palette([c.color for c in TRAIN_CLASSES]),
+        # -1, the license plate, is 255 in an 8-bit file and ignored like it.
+        label_table=make_label_table({c.id: c.train_id for c in CLASSES}),
+    )
     splits: ClassVar = ("train", "val", "test", "trainval", "train_extra")
+    options: ClassVar = ("download",)
     color_jitter: ClassVar = 0.5  # the predecessor's
     how_to_get: ClassVar = (
         f"{LAYOUT} (unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip from "
@@ -140,26 +143,26 @@ class Cityscapes(FileDataset):
 
     @classmethod
     def create(
-        cls, split: str, *, source: Source, transform: Transform | None, seed: int
+        cls,
+        split: str,
+        *,
+        root: Path,
+        transform: Transform | None,
+        seed: int,
+        allow_missing: bool,
+        download: bool = False,
     ) -> Cityscapes:
         """As `__init__`; train_extra has the coarse labels, the others the fine."""
         mode = "coarse" if split == "train_extra" else "fine"
-        if source.download:
+        if download:
             parts = ("train", "val") if split == "trainval" else (split,)
             archives = _archives(("leftImg8bit", LABEL_FOLDERS[mode]), parts)
             raise ValueError(
                 "--download cannot fetch Cityscapes, its site needs a login: get "
                 f"{' and '.join(archives)} from cityscapes-dataset.com and unpack both "
-                f"in {source.root}"
+                f"in {root}"
             )
-        return cls(
-            source.root,
-            split,
-            mode,
-            transform=transform,
-            seed=seed,
-            allow_missing=source.skip_bad_files,
-        )
+        return cls(root, split, mode, transform=transform, seed=seed, allow_missing=allow_missing)
 
     @staticmethod
     def to_label_ids(train_ids: np.ndarray | Tensor) -> np.ndarray:

@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datasets.base import ClassFacts, make_palette
-from datasets.files import IGNORE, Color, make_label_table
+from datasets.facts import ClassFacts, Color, make_label_table, make_palette
 from datasets.voc import voc_cmap
+from utils.utils import IGNORE_INDEX
 
 FILE_NAMES = ("classes.txt", "classes.csv", "classes.json")
 IGNORED = "ignored"  # the name of what is no class
@@ -252,7 +252,9 @@ def _checked(path: Path, rows: list[Row]) -> ClassList:
         raise ValueError(f"{large[0].where} is row number 256 or more; values are 0..255")
     _unique(rows, lambda row: row.values or (), "the value {}")
     _unique(rows, lambda row: [row.color] if row.color else [], "the color {}")
-    train_ids = {row.name: train_id for train_id, row in enumerate(classes)} | {IGNORED: IGNORE}
+    train_ids = {row.name: train_id for train_id, row in enumerate(classes)} | {
+        IGNORED: IGNORE_INDEX
+    }
     colors = {row.color: train_ids[row.name] for row in rows if row.color}
     facts = ClassFacts(
         class_names=tuple(row.name for row in classes),

@@ -6,17 +6,15 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-IGNORE = 255
-NO_CLASS = -1  # in a label table: this value must not occur in a label file
-
-Color = tuple[int, int, int]
+from datasets.facts import NO_CLASS, Color, describe_wrong
+from utils.utils import IGNORE_INDEX
 
 # Pillow logs what it finds odd in a file; without any handler that would go to stderr.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
@@ -34,16 +32,6 @@ def data_error_line(error: BaseException) -> str:
     """
     lines = re.findall(r"^(?:[\w.]+\.)?DataError: (.*)$", str(error), flags=re.MULTILINE)
     return lines[-1] if lines else str(error)
-
-
-def make_label_table(train_ids: Mapping[int, int]) -> np.ndarray:
-    """Table (256,) int16 from label value to train id; 255 is ignored, the rest NO_CLASS."""
-    table = np.full(256, NO_CLASS, dtype=np.int16)
-    table[IGNORE] = IGNORE
-    for value, train_id in train_ids.items():
-        table[value] = train_id
-    table.flags.writeable = False
-    return table
 
 
 def read_image(path: Path, *, upright: bool = False) -> Image.Image:
@@ -150,7 +138,7 @@ def read_label(
 
 def white_value(table: np.ndarray) -> int:
     """The value that white of a file of one bit is, where values count."""
-    return 255 if table[1] == NO_CLASS and table[255] != IGNORE else 1
+    return 255 if table[1] == NO_CLASS and table[255] != IGNORE_INDEX else 1
 
 
 def _train_ids_of_colors(path: Path, label: Image.Image, colors: Mapping[Color, int]) -> np.ndarray:
@@ -249,24 +237,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror  # str() would name the file again
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def describe_wrong(wrong: Sequence[int], table: np.ndarray) -> str:
-    """What label values are wrong, and which `table` (256,) allows."""
-    shown = ", ".join(map(str, wrong[:10])) + (", ..." if len(wrong) > 10 else "")
-    noun = "value" if len(wrong) == 1 else "values"
-    allowed = _ranges(np.flatnonzero((table != NO_CLASS) & (table != IGNORE)).tolist())
-    if ignored := _ranges(np.flatnonzero(table == IGNORE).tolist()):
-        allowed += f" and {ignored} (ignored)"
-    return f"{noun} {shown} no class; allowed: {allowed}"
-
-
-def _ranges(values: Sequence[int]) -> str:
-    """Sorted integers in short: 0..3, 7, 9..11."""
-    runs: list[list[int]] = []
-    for value in values:
-        if runs and value == runs[-1][-1] + 1:
-            runs[-1][1:] = [value]
-        else:
-            runs.append([value])
-    return ", ".join("..".join(map(str, run)) for run in runs)

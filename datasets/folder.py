@@ -16,13 +16,14 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor
 
-from datasets.base import ClassFacts, FileDataset, Source, Transform, decode, encode
+from datasets.base import FileDataset, Transform
 from datasets.class_list import (
     FILE_NAMES,
     HOW_TO_WRITE,
     find_class_list,
     read_class_list,
 )
+from datasets.facts import ClassFacts
 from datasets.file_pairs import (
     SPLITS,
     find_labels,
@@ -41,6 +42,7 @@ SPLIT_FOLDERS = {
     "val": ("val", "validation", "val2017"),
     "test": ("test", "testing", "test2017"),
 }
+VAL_FRACTION = 0.1  # default of --val_fraction
 NUM_PROBED = 20  # label files that are looked into to see what kind they are
 LAYOUT = "images/{train,val}/**, labels/{train,val}/** with the same names, and classes.txt"
 
@@ -48,7 +50,7 @@ LAYOUT = "images/{train,val}/**, labels/{train,val}/** with the same names, and 
 class Folder(FileDataset):
     """Images and labels in folders of `root`; `split` is train, val or test.
 
-    `class_names`, `palette`, `label_table` and `colors` come from the class list in `root`. Where
+    `facts` come from the class list in `root`. Where
     images/ has no split folders, the share `val_fraction` of the images validates. `split_file`
     says which image is in which split, whatever the folders. Samples are sorted by name. The test
     split may come without labels.
@@ -63,7 +65,7 @@ class Folder(FileDataset):
         root: str | Path,
         split: str = "train",
         *,
-        val_fraction: float = 0.1,
+        val_fraction: float = VAL_FRACTION,
         split_file: Path | None = None,
         transform: Transform | None = None,
         seed: int = 0,
@@ -71,15 +73,13 @@ class Folder(FileDataset):
     ) -> None:
         if split not in self.splits:
             raise ValueError(f"unknown split {split!r}; allowed: {', '.join(self.splits)}")
-        facts = _read_facts(Path(root))
-        self.class_names, self.palette = facts.class_names, facts.palette
-        self.label_table, self.colors = facts.label_table, facts.colors
+        self.facts = self.read_facts(Path(root))
         images, labels = _find_folders(Path(root))
         if split_file is not None:
             samples = _listed_samples(images, labels, split, split_file, allow_missing)
         elif _split_folders(images):
             samples = _samples_of_folder(images, labels, split, allow_missing)
-            if val_fraction != Source.val_fraction:
+            if val_fraction != VAL_FRACTION:
                 samples.notes.append(f"--val_fraction has no effect: {images} has split folders")
         else:
             samples = _share_of_samples(images, labels, split, val_fraction, allow_missing)
@@ -97,29 +97,37 @@ class Folder(FileDataset):
 
     @classmethod
     def create(
-        cls, split: str, *, source: Source, transform: Transform | None, seed: int
+        cls,
+        split: str,
+        *,
+        root: Path,
+        transform: Transform | None,
+        seed: int,
+        allow_missing: bool,
+        val_fraction: float = VAL_FRACTION,
+        split_file: str | None = None,
     ) -> Folder:
         return cls(
-            source.root,
+            root,
             split,
-            val_fraction=source.val_fraction,
-            split_file=source.split_file,
+            val_fraction=val_fraction,
+            split_file=Path(split_file) if split_file else None,
             transform=transform,
             seed=seed,
-            allow_missing=source.skip_bad_files,
+            allow_missing=allow_missing,
         )
 
     @classmethod
-    def class_facts(cls, source: Source) -> ClassFacts:
-        return _read_facts(source.root)
+    def read_facts(cls, root: Path) -> ClassFacts:
+        return _read_facts(root)
 
     def encode_target(self, target: np.ndarray) -> np.ndarray:
         """Label file values of any shape -> train ids, uint8, in a new array."""
-        return encode(target, self.label_table)
+        return self.facts.encode(target)
 
     def decode_target(self, target: np.ndarray | Tensor) -> np.ndarray:
         """Train ids of any shape -> colours (..., 3) uint8, in a new array."""
-        return decode(target, self.palette)
+        return self.facts.decode(target)
 
 
 @dataclass

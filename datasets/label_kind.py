@@ -10,7 +10,9 @@ import numpy as np
 from PIL import Image
 
 from datasets.class_list import ClassList
-from datasets.files import IGNORE, NO_CLASS, Color, DataError, open_image, white_value
+from datasets.facts import NO_CLASS, Color
+from datasets.files import DataError, open_image, white_value
+from utils.utils import IGNORE_INDEX
 
 
 def hold_colors(labels: Sequence[Path], class_list: ClassList) -> bool:
@@ -72,7 +74,7 @@ def _is_grey_of_classes(
     if None in meant.values():
         return False
     # Black alone could be either; as grey, it is then the value 0.
-    if any(table[v] == NO_CLASS or table[v] == IGNORE != meant[v] for v in grey):
+    if any(table[v] == NO_CLASS or table[v] == IGNORE_INDEX != meant[v] for v in grey):
         return True
     return any(table[v and white_value(table)] != meant[v] for v in bits)
 

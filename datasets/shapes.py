@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import colorsys
 import math
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
-from datasets.base import SegmentationDataset, Source, Transform, make_palette
-from datasets.files import make_label_table
+from datasets.base import SegmentationDataset, Transform
+from datasets.facts import ClassFacts, make_label_table, make_palette
 
 CLASS_NAMES = ("background", "disk", "ring", "triangle", "cross", "stripes", "checks", "dots")
 TEXTURES = ("stripes", "checks", "dots")
@@ -44,9 +45,11 @@ class Shapes(SegmentationDataset):
     `seed` is that of the augmentation only: the pictures of a split never change.
     """
 
-    class_names: ClassVar = CLASS_NAMES
-    palette: ClassVar = make_palette(COLORS)
-    label_table: ClassVar = make_label_table({i: i for i in range(len(CLASS_NAMES))})
+    facts = ClassFacts(
+        CLASS_NAMES,
+        make_palette(COLORS),
+        make_label_table({i: i for i in range(len(CLASS_NAMES))}),
+    )
     splits: ClassVar = tuple(LENGTHS)
 
     def __init__(
@@ -71,7 +74,13 @@ class Shapes(SegmentationDataset):
 
     @classmethod
     def create(
-        cls, split: str, *, source: Source, transform: Transform | None, seed: int
+        cls,
+        split: str,
+        *,
+        root: Path,
+        transform: Transform | None,
+        seed: int,
+        allow_missing: bool,
     ) -> Shapes:
         return cls(split, transform=transform, seed=seed)
 

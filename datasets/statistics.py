@@ -23,8 +23,9 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from datasets.base import FileDataset, SegmentationDataset
-from datasets.files import IGNORE, DataError
+from datasets.files import DataError
 from datasets.resources import PREFETCH, as_worker_error
+from utils.utils import IGNORE_INDEX
 
 Result = TypeVar("Result")
 
@@ -56,7 +57,7 @@ class ClassCounts:
         self.image_pixels += present * pixels.sum(dtype=np.int64)
         self.images += present
         self.num_images += 1
-        self.ignored += int(histogram[IGNORE])
+        self.ignored += int(histogram[IGNORE_INDEX])
 
 
 def count_classes(
@@ -88,11 +89,11 @@ def count_classes(
 def label_histogram(label: np.ndarray, num_classes: int, name: str) -> np.ndarray:
     """Pixels (256,) int64 of each train id in a label (H, W) uint8; no class is a DataError."""
     histogram = np.bincount(label.reshape(-1), minlength=256)
-    wrong = np.flatnonzero(histogram[num_classes:IGNORE]) + num_classes
+    wrong = np.flatnonzero(histogram[num_classes:IGNORE_INDEX]) + num_classes
     if len(wrong):
         raise DataError(
             f"the label of sample {name} has train id {wrong[0]}; allowed: 0..{num_classes - 1} "
-            f"and {IGNORE} (ignored)"
+            f"and {IGNORE_INDEX} (ignored)"
         )
     return histogram
 
@@ -198,8 +199,8 @@ def _keep(kept: KeptCounts, key: str | None, counts: ClassCounts, num_samples: i
 
 def _fingerprint(dataset: FileDataset, base: Path) -> str:
     """What the counts depend on: label files by path, size and time, classes, and their values."""
-    digest = hashlib.sha256(dataset.label_table.tobytes())
-    colors = sorted((dataset.colors or {}).items())
+    digest = hashlib.sha256(dataset.facts.label_table.tobytes())
+    colors = sorted((dataset.facts.colors or {}).items())
     digest.update(repr((type(dataset).__name__, list(dataset.class_names), colors)).encode())
     for path in dataset.labels or ():
         # Relative, so that the file stays valid where data and all are moved.

@@ -17,8 +17,8 @@ import numpy as np
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
 from datasets.archive import download_and_unpack
-from datasets.base import FileDataset, Source, Transform
-from datasets.files import make_label_table
+from datasets.base import FileDataset, Transform
+from datasets.facts import ClassFacts, make_label_table, make_palette
 
 # Python would warn that `python -m datasets.voc` runs a file that the package has imported already.
 warnings.filterwarnings("ignore", message="'datasets.voc' found in sys.modules")
@@ -66,11 +66,6 @@ def voc_cmap(N: int = 256, normalized: bool = False) -> np.ndarray:
     return cmap.astype(np.float32) / 255 if normalized else cmap
 
 
-def _frozen(array: np.ndarray) -> np.ndarray:
-    array.flags.writeable = False
-    return array
-
-
 class VOCSegmentation(FileDataset):
     """VOC from `root`, which holds VOCdevkit/ (for 2011: TrainVal/VOCdevkit/).
 
@@ -79,9 +74,11 @@ class VOCSegmentation(FileDataset):
     train, val or trainval; also test for 2007, whose labels are published.
     """
 
-    class_names: ClassVar = CLASS_NAMES
-    palette: ClassVar = _frozen(voc_cmap())
-    label_table: ClassVar = make_label_table({i: i for i in range(len(CLASS_NAMES))})
+    facts = ClassFacts(
+        CLASS_NAMES,
+        make_palette(voc_cmap()),
+        make_label_table({i: i for i in range(len(CLASS_NAMES))}),
+    )
     splits: ClassVar = ("train", "val", "trainval", "test")
     options: ClassVar = ("year", "download")
     how_to_get: ClassVar = (
@@ -118,17 +115,17 @@ class VOCSegmentation(FileDataset):
 
     @classmethod
     def create(
-        cls, split: str, *, source: Source, transform: Transform | None, seed: int
+        cls,
+        split: str,
+        *,
+        root: Path,
+        transform: Transform | None,
+        seed: int,
+        allow_missing: bool,
+        year: str = "2012",
+        download: bool = False,
     ) -> VOCSegmentation:
-        return cls(
-            source.root,
-            source.year,
-            split,
-            source.download,
-            transform,
-            seed=seed,
-            allow_missing=source.skip_bad_files,
-        )
+        return cls(root, year, split, download, transform, seed=seed, allow_missing=allow_missing)
 
 
 def image_sets(year: str) -> tuple[str, ...]:

@@ -297,7 +297,7 @@ def damage_label(data: Path) -> str:
     label = np.array(Image.open(path))
     label[0, :2] = (33, 77)
     Image.fromarray(label).save(path)
-    return "img_0.png: values 33, 77 no class; allowed: 0..20 and 255 (ignored)"
+    return "img_0.png: values 33, 77 are not classes; allowed: 0..20 and 255 (ignored)"
 
 
 def resize_label(data: Path) -> str:

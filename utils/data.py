@@ -24,18 +24,6 @@ from utils.utils import mkdir
 BRIEF = 8  # images of each split that are looked at before a training
 
 
-def source_of(data: options.DataOptions) -> datasets.Source:
-    """Where the data set is and how it is read."""
-    return datasets.Source(
-        root=Path(data.data_root),
-        year=data.year,
-        download=data.download and data.dataset != "shapes",
-        val_fraction=data.val_fraction,
-        split_file=Path(data.split_file) if data.split_file else None,
-        skip_bad_files=data.skip_bad_files or data.check_data,
-    )
-
-
 def num_workers(data: options.DataOptions, *, world: distributed.World) -> int:
     """Loader processes of this process: as asked, else by its share of the cores."""
     if data.num_workers is not None:
@@ -61,7 +49,13 @@ def build_datasets(
     def build() -> dict[str, datasets.SegmentationDataset]:
         return {
             name: datasets.create_dataset(
-                data.dataset, split, source=source_of(data), transform=transform, seed=seed
+                data.dataset,
+                split,
+                root=Path(data.data_root),
+                options=vars(data),
+                transform=transform,
+                seed=seed,
+                allow_missing=data.skip_bad_files or data.check_data,
             )
             for name, (split, transform) in wanted.items()
         }

@@ -219,7 +219,7 @@ def prepare(opts: options.Options, command: str) -> Run:
     set_float32_precision(opts.optim.precision)
     options.check_options(opts, world_size=world.size, sync_batchnorm=world.sync_batchnorm)
     files, stride, ckpt, saved, notes = _start_point(opts)
-    facts = datasets.class_facts(opts.data.dataset, run_data.source_of(opts.data))
+    facts = datasets.class_facts(opts.data.dataset, Path(opts.data.data_root), vars(opts.data))
     num_classes, class_names = _class_names(
         facts.class_names, opts.data.num_classes, dataset=opts.data.dataset
     )

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.base import FileDataset, make_palette
-from datasets.files import make_label_table
+from datasets.base import FileDataset
+from datasets.facts import ClassFacts, make_label_table, make_palette
 from datasets.voc import voc_cmap
 
 VOC_SIZE = (20, 30)  # H, W
@@ -153,9 +153,11 @@ def pair(tmp_path: Path, pictures: dict[str, bytes]) -> tuple[Path, Path]:
 
 
 class TenClasses(FileDataset):
-    class_names = tuple("abcdefghij")
-    palette = make_palette([(i, i, i) for i in range(10)])
-    label_table = make_label_table({i: i for i in range(10)})
+    facts = ClassFacts(
+        tuple("abcdefghij"),
+        make_palette([(i, i, i) for i in range(10)]),
+        make_label_table({i: i for i in range(10)}),
+    )
 
 
 @pytest.fixture

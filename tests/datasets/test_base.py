@@ -17,22 +17,23 @@ from datasets import (
     SampleKey,
     SegmentationDataset,
     Shapes,
-    Source,
     create_dataset,
     data_error_line,
 )
-from datasets.base import FileDataset, make_palette
-from datasets.files import make_label_table
+from datasets.base import FileDataset
+from datasets.facts import ClassFacts, make_label_table, make_palette
 from utils.ext_transforms import train_transform
 
 # Those whose classes are known without any file.
-FIXED = {name: cls for name, cls in DATASETS.items() if hasattr(cls, "class_names")}
+FIXED = {name: cls for name, cls in DATASETS.items() if hasattr(cls, "facts")}
 
 
 class TwoClasses(FileDataset):
-    class_names = ("no", "yes")
-    palette = make_palette([(0, 0, 0), (255, 255, 255)])
-    label_table = make_label_table({0: 0, 200: 1, 3: 255})
+    facts = ClassFacts(
+        ("no", "yes"),
+        make_palette([(0, 0, 0), (255, 255, 255)]),
+        make_label_table({0: 0, 200: 1, 3: 255}),
+    )
 
 
 @pytest.fixture
@@ -116,30 +117,32 @@ def test_error_line_survives_a_worker(pair: tuple[Path, Path]) -> None:
 
 
 def test_names_and_colors_of_the_datasets() -> None:
-    for cls in FIXED.values():
-        assert len(set(cls.class_names)) == len(cls.class_names)
-        assert cls.palette.shape == (256, 3) and cls.palette.dtype == np.uint8
-        colors = {tuple(color) for color in cls.palette[: len(cls.class_names)].tolist()}
-        assert len(colors) == len(cls.class_names)
-        ids = set(cls.label_table.tolist()) - {-1}
-        assert ids == {*range(len(cls.class_names)), 255}
+    for facts in (cls.facts for cls in FIXED.values()):
+        assert len(set(facts.class_names)) == len(facts.class_names)
+        assert facts.palette.shape == (256, 3) and facts.palette.dtype == np.uint8
+        colors = {tuple(color) for color in facts.palette[: len(facts.class_names)].tolist()}
+        assert len(colors) == len(facts.class_names)
+        ids = set(facts.label_table.tolist()) - {-1}
+        assert ids == {*range(len(facts.class_names)), 255}
 
 
 @pytest.mark.parametrize("cls", FIXED.values(), ids=FIXED)
 def test_encode_and_decode_are_pure(cls: type[SegmentationDataset]) -> None:
-    train_ids = np.append(np.arange(len(cls.class_names)), 255).astype(np.uint8).reshape(1, -1)
+    train_ids = (
+        np.append(np.arange(len(cls.facts.class_names)), 255).astype(np.uint8).reshape(1, -1)
+    )
     kept = train_ids.copy()
     colors = cls.decode_target(train_ids)
     assert colors.shape == (*train_ids.shape, 3) and colors.dtype == np.uint8
     assert np.array_equal(train_ids, kept)
     assert np.array_equal(cls.decode_target(torch.from_numpy(train_ids)), colors)
     colors[:] = 1  # the caller's own array, not a view of the palette
-    assert cls.palette.max() > 1
+    assert cls.facts.palette.max() > 1
     raw = np.array([[255, 0]])
     assert cls.encode_target(raw)[0, 0] == 255
     assert raw.tolist() == [[255, 0]]
     for wrong in (254, 256, -2):
-        with pytest.raises(ValueError, match=f"{wrong} no class"):
+        with pytest.raises(ValueError, match=f"{wrong} is not a class"):
             cls.encode_target(np.array([0, wrong]))
 
 
@@ -182,28 +185,28 @@ def test_iteration_ends() -> None:
 
 def test_create_dataset_answers_mistakes(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown dataset 'vok'; allowed: voc, cityscapes, "):
-        create_dataset("vok", "train", source=Source(root=tmp_path))
+        create_dataset("vok", "train", root=tmp_path)
     with pytest.raises(
         ValueError, match="cityscapes has no split 'trian'; it has train, val, test"
     ):
-        create_dataset("cityscapes", "trian", source=Source(root=tmp_path))
+        create_dataset("cityscapes", "trian", root=tmp_path)
     gone = tmp_path / "nowhere"
     with pytest.raises(FileNotFoundError) as caught:
-        create_dataset("voc", "train", source=Source(root=gone))
+        create_dataset("voc", "train", root=gone)
     line = one_line(caught.value)
     assert str(gone) in line and "--download" in line and "--dataset shapes" in line
     with pytest.raises(FileNotFoundError) as caught:
-        create_dataset("cityscapes", "train", source=Source(root=gone))
+        create_dataset("cityscapes", "train", root=gone)
     line = one_line(caught.value)
     assert "gtFine_trainvaltest.zip" in line and "--dataset shapes" in line
     (tmp_path / "file").touch()
     with pytest.raises(FileNotFoundError, match="is not a folder"):
-        create_dataset("voc", "train", source=Source(root=tmp_path / "file"))
+        create_dataset("voc", "train", root=tmp_path / "file")
 
 
 def test_create_dataset_needs_no_files_for_shapes(tmp_path: Path) -> None:
-    source = Source(root=tmp_path / "nowhere")
-    data = create_dataset("shapes", "val", source=source, transform=train_transform(40), seed=4)
+    root = tmp_path / "nowhere"
+    data = create_dataset("shapes", "val", root=root, transform=train_transform(40), seed=4)
     assert isinstance(data, Shapes) and data.seed == 4
     assert data[0][0].shape == (3, 40, 40)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from torch.utils.data import DataLoader
 
 from datasets.base import FileDataset, SampleKey
 from datasets.cache import SampleCache
-from datasets.files import DataError, make_label_table
+from datasets.facts import make_label_table
+from datasets.files import DataError
 from utils.ext_transforms import train_transform
 
 MakeDataset = Callable[..., FileDataset]
@@ -116,10 +118,11 @@ def test_other_classes_have_other_entries(
 ) -> None:
     fill(data, tmp_path / "cache")
     other = ten_classes()
-    other.label_table = make_label_table({i: 9 - i for i in range(10)})
+    table = make_label_table({i: 9 - i for i in range(10)})
+    other.facts = replace(other.facts, label_table=table)
     assert_same(SampleCache(tmp_path / "cache", other).load(0), other.decode(0))
     colors = ten_classes()
-    colors.colors = {(1, 2, 3): 0}
+    colors.facts = replace(colors.facts, colors={(1, 2, 3): 0})
     assert SampleCache(tmp_path / "cache", colors).missing_bytes == 4 * 8192
     assert SampleCache(tmp_path / "cache", data).missing_bytes == 0
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import DATASETS, Cityscapes, DataError, Shapes, Source, VOCSegmentation
-from datasets.base import FileDataset, SegmentationDataset, make_palette
+from datasets import DATASETS, Cityscapes, DataError, Shapes, VOCSegmentation, create_dataset
+from datasets.base import FileDataset, SegmentationDataset
 from datasets.check import Report, check, spread_evenly
-from datasets.files import make_label_table
+from datasets.facts import ClassFacts, make_label_table, make_palette
 
 NAMES = ("wood", "metal", "glass")
 NONE = 255
@@ -226,9 +226,7 @@ def test_a_killed_process_is_one_line() -> None:
 
 
 class Files(FileDataset):
-    class_names = NAMES
-    palette = make_palette([(1, 2, 3)] * 3)
-    label_table = make_label_table({0: 0, 1: 1, 2: 2})
+    facts = ClassFacts(NAMES, make_palette([(1, 2, 3)] * 3), make_label_table({0: 0, 1: 1, 2: 2}))
 
 
 def write_files(folder: Path, count: int) -> Files:
@@ -248,7 +246,10 @@ def test_bad_files_and_label_values_are_found(tmp_path: Path) -> None:
     Image.fromarray(label_of(0)[:, :3]).save(tmp_path / "3.png")
     (tmp_path / "4.png").unlink()
     report = check({"train": dataset}, num_workers=0, progress=False)
-    starts = [f"cannot read {tmp_path}/1.jpg: ", f"label {tmp_path}/2.png: values 7, 9 no class"]
+    starts = [
+        f"cannot read {tmp_path}/1.jpg: ",
+        f"label {tmp_path}/2.png: values 7, 9 are not classes",
+    ]
     starts += [f"sizes differ: image {tmp_path}/3.jpg is 5x4", f"cannot read {tmp_path}/4.png: "]
     for line, start in zip(report.problems, starts, strict=True):
         assert line.startswith(f"train: {start}") and "\n" not in line
@@ -267,8 +268,7 @@ def test_in_brief_a_file_that_is_in_both_lists_is_found_without_loading_it(tmp_p
 def test_every_registered_data_set_without_files_can_be_checked() -> None:
     for name, kind in DATASETS.items():
         if kind.how_to_get is None:
-            source = Source(Path("none"))
-            splits = {s: kind.create(s, source=source, transform=None, seed=0) for s in kind.splits}
+            splits = {s: create_dataset(name, s, root=Path("none")) for s in kind.splits}
             report = check(splits, num_workers=0, sample=20, progress=False)
             assert report.ok and report.notes == [], name
 
@@ -290,8 +290,7 @@ def test_voc_cityscapes_and_shapes(make_voc: Callable[..., Path], cityscapes_roo
 
 @pytest.mark.parametrize("name", ["voc_camvid", "cityscapes_camvid"])
 def test_real_data_is_fit_to_train_on(real_data: Callable[[str], Path], name: str) -> None:
-    kind = VOCSegmentation if name == "voc_camvid" else Cityscapes
-    source = Source(real_data(name))
-    splits = {s: kind.create(s, source=source, transform=None, seed=0) for s in ("train", "val")}
+    root = real_data(name)
+    splits = {s: create_dataset(name.split("_")[0], s, root=root) for s in ("train", "val")}
     report = check(splits, num_workers=0, sample=6, progress=False)
     assert report.ok and report.notes == []

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets import Cityscapes, DataError, Source, create_dataset
+from datasets import Cityscapes, DataError, create_dataset
 from datasets.cityscapes import CLASSES
 
 # Label definition of Cityscapes: the ids of the 19 training classes, in order.
@@ -33,15 +33,15 @@ def test_table_is_the_official_one() -> None:
 
 def test_train_classes_are_the_19() -> None:
     assert len(CLASSES) == 35
-    assert Cityscapes.class_names == (
+    assert Cityscapes.facts.class_names == (
         "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign",
         "vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train",
         "motorcycle", "bicycle",
     )  # fmt: skip
-    assert Cityscapes.palette[0].tolist() == [128, 64, 128]
-    assert Cityscapes.palette[13].tolist() == [0, 0, 142]
-    assert Cityscapes.palette[18].tolist() == [119, 11, 32]
-    assert not Cityscapes.palette[19:].any()  # 255 too: black
+    assert Cityscapes.facts.palette[0].tolist() == [128, 64, 128]
+    assert Cityscapes.facts.palette[13].tolist() == [0, 0, 142]
+    assert Cityscapes.facts.palette[18].tolist() == [119, 11, 32]
+    assert not Cityscapes.facts.palette[19:].any()  # 255 too: black
 
 
 def test_label_ids_become_train_ids(cityscapes_root: Path) -> None:
@@ -79,14 +79,14 @@ def test_values_that_are_no_label_id(cityscapes_root: Path, value: int) -> None:
     with pytest.raises(DataError) as caught:
         data.load(0)
     assert str(caught.value) == (
-        f"label {data.labels[0]}: value {value} no class; allowed: 7..8, 11..13, 17, 19..28, "
+        f"label {data.labels[0]}: value {value} is not a class; allowed: 7..8, 11..13, 17, 19..28, "
         "31..33 and 0..6, 9..10, 14..16, 18, 29..30, 255 (ignored)"
     )
 
 
 def test_test_split_without_labels(cityscapes_root: Path) -> None:
     shutil.rmtree(cityscapes_root / "gtFine" / "test")
-    data = create_dataset("cityscapes", "test", source=Source(root=cityscapes_root))
+    data = create_dataset("cityscapes", "test", root=cityscapes_root)
     assert (data[0][1] == 255).all() and data[0][1].shape == (10, 7)
 
 
@@ -102,7 +102,7 @@ def test_missing_archive_is_named(cityscapes_root: Path, kind: str) -> None:
 
 
 def test_train_and_val(cityscapes_root: Path) -> None:
-    data = create_dataset("cityscapes", "trainval", source=Source(root=cityscapes_root))
+    data = create_dataset("cityscapes", "trainval", root=cityscapes_root)
     assert [name.split("_")[0] for name in data.names] == [
         "aachen/aachen",
         "aachen/aachen",
@@ -136,7 +136,7 @@ def coarse_root(tmp_path: Path) -> Path:
 
 
 def test_coarse_labels(coarse_root: Path) -> None:
-    extra = create_dataset("cityscapes", "train_extra", source=Source(root=coarse_root))
+    extra = create_dataset("cityscapes", "train_extra", root=coarse_root)
     assert extra.names == ["troisdorf/troisdorf_000000_000078_leftImg8bit"]
     assert extra.notes == [
         "troisdorf_000000_000073 is left out: it is black in the published archive"
@@ -169,7 +169,7 @@ def test_only_missing_archives_are_named(
     for folder in gone:
         shutil.rmtree(coarse_root / folder)
     with pytest.raises(FileNotFoundError) as caught:
-        create_dataset("cityscapes", split, source=Source(root=coarse_root))
+        create_dataset("cityscapes", split, root=coarse_root)
     line = str(caught.value)
     assert f": unpack {archives} from" in line and f"in {coarse_root}," in line
     for folder in gone:
@@ -185,7 +185,7 @@ def test_train_ids_become_label_ids_again() -> None:
     assert theirs == TRAINED_IDS
     assert np.array_equal(Cityscapes.encode_target(ids), train_ids)
     assert np.array_equal(Cityscapes.to_label_ids(torch.from_numpy(train_ids)), ids)
-    with pytest.raises(ValueError, match=r"value 19 no class; allowed: 0..18, 255$"):
+    with pytest.raises(ValueError, match=r"value 19 is not a class; allowed: 0..18, 255$"):
         Cityscapes.to_label_ids(np.array([19]))
 
 
@@ -200,8 +200,7 @@ def test_missing_label_is_named(cityscapes_root: Path) -> None:
 def test_missing_label_may_be_skipped(cityscapes_root: Path) -> None:
     path = next((cityscapes_root / "gtFine/train/ulm").glob("*_labelIds.png"))
     path.unlink()
-    source = Source(root=cityscapes_root, skip_bad_files=True)
-    data = create_dataset("cityscapes", "train", source=source)
+    data = create_dataset("cityscapes", "train", root=cityscapes_root, allow_missing=True)
     assert len(data) == 3
     with pytest.raises(DataError, match=f"cannot read {path}: No such file"):
         data.load(2)
@@ -228,7 +227,7 @@ def test_arguments_that_do_not_exist(cityscapes_root: Path) -> None:
     with pytest.raises(ValueError, match="split 'all'; allowed: train, val, test, trainval"):
         Cityscapes(cityscapes_root, "all")
     with pytest.raises(ValueError, match="login.*leftImg8bit_trainvaltest.zip and gtFine"):
-        create_dataset("cityscapes", "train", source=Source(root=cityscapes_root, download=True))
+        create_dataset("cityscapes", "train", root=cityscapes_root, options={"download": True})
 
 
 def test_real_files(real_data: Callable[[str], Path]) -> None:

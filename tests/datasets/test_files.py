@@ -12,14 +12,14 @@ import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from datasets.base import FileDataset, SampleKey, make_palette
+from datasets.base import FileDataset, SampleKey
+from datasets.facts import ClassFacts, make_label_table, make_palette
 from datasets.files import (
     DataError,
     data_error_line,
     describe_wrong,
     image_size,
     is_turned,
-    make_label_table,
     read_image,
     read_label,
 )
@@ -30,9 +30,9 @@ TABLE = make_label_table({0: 0, 1: 1, 2: 2, 3: 3})
 
 
 class Four(FileDataset):
-    class_names = ("a", "b", "c", "d")
-    palette = make_palette([(0, 0, 0), (9, 0, 0), (0, 9, 0), (0, 0, 9)])
-    label_table = TABLE
+    facts = ClassFacts(
+        ("a", "b", "c", "d"), make_palette([(0, 0, 0), (9, 0, 0), (0, 9, 0), (0, 0, 9)]), TABLE
+    )
 
 
 def refusal(image: Path, label: Path) -> str:
@@ -117,7 +117,7 @@ def test_label_modes_that_hold_no_ids(pair: tuple[Path, Path], mode: str) -> Non
 
 def test_values_that_are_no_class_are_named(pair: tuple[Path, Path]) -> None:
     Image.fromarray(np.array([[0, 1, 254, 7, 3, 255]] * 4, dtype=np.uint8)).save(pair[1])
-    assert f"{pair[1]}: values 7, 254 no class; allowed: 0..3 and 255" in refusal(*pair)
+    assert f"{pair[1]}: values 7, 254 are not classes; allowed: 0..3 and 255" in refusal(*pair)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_values_that_are_no_class_are_named(pair: tuple[Path, Path]) -> None:
 )
 def test_what_is_allowed_is_what_the_table_says(train_ids: dict[int, int], allowed: str) -> None:
     line = describe_wrong([9], make_label_table(train_ids))
-    assert line == f"value 9 no class; allowed: {allowed}"
+    assert line == f"value 9 is not a class; allowed: {allowed}"
 
 
 @pytest.mark.parametrize("kind", ["jpg", "png", "tif", "webp"])

@@ -9,15 +9,17 @@ import pytest
 from PIL import Image
 
 from datasets import Folder
-from datasets.base import FileDataset, make_palette
+from datasets.base import FileDataset
 from datasets.check import Report, check
-from datasets.files import make_label_table
+from datasets.facts import ClassFacts, make_label_table, make_palette
 
 
 class Files(FileDataset):
-    class_names = ("wood", "metal", "glass")
-    palette = make_palette([(1, 2, 3)] * 3)
-    label_table = make_label_table({0: 0, 1: 1, 2: 2})
+    facts = ClassFacts(
+        ("wood", "metal", "glass"),
+        make_palette([(1, 2, 3)] * 3),
+        make_label_table({0: 0, 1: 1, 2: 2}),
+    )
 
 
 def files(folder: Path, *seeds: int, values: tuple[int, ...] = (0, 1, 2), turned: int = 0) -> Files:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import DATASETS, DataError, Folder, Source, create_dataset
+from datasets import DATASETS, DataError, Folder, create_dataset
 
 SIZE = (4, 6)  # H, W
 VALUES = np.array([[0, 1, 2, 255, 1, 0]] * 4, dtype=np.uint8)
@@ -56,8 +56,7 @@ def test_split_folders(tmp_path: Path) -> None:
         ["labels/train/b.png", "labels/train/city 1/a.tif", "labels/train/häus.v2.png"]
         + ["labels/val/c.tiff"],
     )
-    source = Source(root=root)
-    train = create_dataset("folder", "train", source=source)
+    train = create_dataset("folder", "train", root=root)
     assert isinstance(train, Folder) and DATASETS["folder"] is Folder
     assert train.names == ["b", "city 1/a", "häus.v2"]
     assert [p.relative_to(root).as_posix() for p in train.images] == images
@@ -66,9 +65,9 @@ def test_split_folders(tmp_path: Path) -> None:
         assert abs(int(image[0, 0, 0]) - shade) <= 2  # JPEG
         assert np.array_equal(label, VALUES)
     assert train.notes == []
-    val = create_dataset("folder", "val", source=source)
+    val = create_dataset("folder", "val", root=root)
     assert val.names == ["c"] and np.array_equal(val.load(0)[1], VALUES)
-    test = create_dataset("folder", "test", source=source)
+    test = create_dataset("folder", "test", root=root)
     assert test.names == ["d"] and (test.load(0)[1] == 255).all()
 
 
@@ -262,9 +261,9 @@ def test_what_create_was_given_arrives(tmp_path: Path) -> None:
     flat(tmp_path, list("abcdefgh"))
     split_file = tmp_path / "s.txt"
     split_file.write_text("train a\nval b\n")
-    half = create_dataset("folder", "val", source=Source(root=tmp_path, val_fraction=0.5), seed=3)
+    half = create_dataset("folder", "val", root=tmp_path, options={"val_fraction": 0.5}, seed=3)
     assert len(half) == 4 and half.seed == 3
-    listed = create_dataset("folder", "val", source=Source(root=tmp_path, split_file=split_file))
+    listed = create_dataset("folder", "val", root=tmp_path, options={"split_file": split_file})
     assert listed.names == ["b"]
 
 

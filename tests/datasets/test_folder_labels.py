@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import DataError, Folder, Source, class_facts
+from datasets import DataError, Folder, class_facts
 
 SIZE = (4, 6)  # H, W
 
@@ -144,7 +144,7 @@ def test_a_palette_that_agrees_with_the_list_leaves_255_ignored(tmp_path: Path) 
     save_image(root / "images/train/b.png")
     palette([0, 1, 255, 2, 0, 0], RED, BLUE, BLACK).save(root / "labels/train/b.png")
     data = Folder(root)
-    assert data.colors is None
+    assert data.facts.colors is None
     assert [data.load(i)[1][0].tolist() for i in range(2)] == [[0, 1, 255, 0, 0, 0], RBXX]
 
 
@@ -161,13 +161,17 @@ def test_transparency_of_a_palette_does_not_matter(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("label", "classes", "message"),
     [
-        (grey([0, 1, 2, 3, 9, 300], np.uint16), NAMES, "values 3, 9, 300 no class; allowed: 0..2 "),
+        (
+            grey([0, 1, 2, 3, 9, 300], np.uint16),
+            NAMES,
+            "values 3, 9, 300 are not classes; allowed: 0..2 ",
+        ),
         (
             grey([0, 1, 2, -1, 70000, 0], np.int32),
             NAMES,
-            "values -1, 70000 no class; allowed: 0..2 and",
+            "values -1, 70000 are not classes; allowed: 0..2 and",
         ),
-        (grey([0, 1, 1, 0, 0, 0], np.bool_), SPARSE.replace("0-3", "0"), "value 1 no class"),
+        (grey([0, 1, 1, 0, 0, 0], np.bool_), SPARSE.replace("0-3", "0"), "value 1 is not a class"),
         (
             rgb(RED, BLUE, (1, 2, 3), (1, 2, 3), (4, 4, 4), (4, 4, 5)),
             COLORS,
@@ -224,12 +228,12 @@ def test_facts_are_those_of_the_instance(tmp_path: Path) -> None:
     first = Folder(save(tmp_path / "1", grey([7, 9, 20, 255, 0, 3]), SPARSE))
     second = Folder(save(tmp_path / "2", rgb(*[RED] * 6), COLORS))
     assert (first.class_names, second.class_names) == (("a", "b"), ("red", "blue"))
-    assert first.colors is None and second.colors == {RED: 0, BLUE: 1, BLACK: 255}
+    assert first.facts.colors is None and second.facts.colors == {RED: 0, BLUE: 1, BLACK: 255}
     assert first.encode_target(np.array([[7, 20, 255, 3]])).tolist() == [[0, 1, 255, 255]]
     assert second.decode_target(np.array([0, 1])).tolist() == [[255, 0, 0], [0, 0, 255]]
-    facts = class_facts("folder", Source(root=tmp_path / "1"))
+    facts = class_facts("folder", tmp_path / "1")
     assert facts.class_names == ("a", "b") and facts.colors is None
-    assert np.array_equal(facts.label_table, first.label_table)
-    assert class_facts("folder", Source(root=tmp_path / "2")).colors == second.colors
+    assert np.array_equal(facts.label_table, first.facts.label_table)
+    assert class_facts("folder", tmp_path / "2").colors == second.facts.colors
     copy = pickle.loads(pickle.dumps(second))
-    assert copy.colors == second.colors and (copy.load(0)[1] == 0).all()
+    assert copy.facts.colors == second.facts.colors and (copy.load(0)[1] == 0).all()

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import DataError, Source, create_dataset
-from datasets.base import FileDataset, make_palette
-from datasets.files import make_label_table
+from datasets import DataError, create_dataset
+from datasets.base import FileDataset
+from datasets.facts import ClassFacts, make_label_table, make_palette
 
 VALUES = np.array([[0, 1, 0, 255, 1, 0]] * 4, dtype=np.uint8)
 
 
 class TwoClasses(FileDataset):
-    class_names = ("no", "yes")
-    palette = make_palette([(0, 0, 0), (255, 255, 255)])
-    label_table = make_label_table({0: 0, 1: 1})
+    facts = ClassFacts(
+        ("no", "yes"), make_palette([(0, 0, 0), (255, 255, 255)]), make_label_table({0: 0, 1: 1})
+    )
 
 
 @pytest.fixture
@@ -88,15 +88,16 @@ def test_images_without_label_may_be_skipped(tmp_path: Path, layout: str) -> Non
     flat(tmp_path, [f"{folder}{name}" for name in "abcdef"] + ["val/v"] * bool(folder))
     split_file = tmp_path / "split.txt"
     split_file.write_text("".join(f"train {name}\n" for name in "abcde") + "val f\n")
-    source = {"root": tmp_path, "split_file": split_file if layout == "split file" else None}
-    name = create_dataset("folder", "train", source=Source(**source)).names[1]
+    options = {"split_file": str(split_file) if layout == "split file" else None}
+    source = {"root": tmp_path, "options": options}
+    name = create_dataset("folder", "train", **source).names[1]
     label, linked = (tmp_path / f"labels/{folder}{n}.png" for n in (name, "a"))
     label.unlink()
     linked.unlink()
     linked.symlink_to(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="1 of . images have no label"):
-        create_dataset("folder", "train", source=Source(**source))
-    data = create_dataset("folder", "train", source=Source(**source, skip_bad_files=True))
+        create_dataset("folder", "train", **source)
+    data = create_dataset("folder", "train", **source, allow_missing=True)
     for bad, path in ((name, label.with_suffix(".*")), ("a", linked)):
         with pytest.raises(DataError) as caught:
             data.load(data.names.index(bad))
@@ -105,4 +106,4 @@ def test_images_without_label_may_be_skipped(tmp_path: Path, layout: str) -> Non
     for path in (tmp_path / "labels").rglob("*.*"):
         path.unlink()
     with pytest.raises(FileNotFoundError, match="images have no label"):
-        create_dataset("folder", "train", source=Source(**source, skip_bad_files=True))
+        create_dataset("folder", "train", **source, allow_missing=True)

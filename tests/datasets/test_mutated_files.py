@@ -15,10 +15,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from datasets.base import FileDataset, make_palette
+from datasets.base import FileDataset
+from datasets.facts import ClassFacts, make_label_table, make_palette
 from datasets.files import (
     DataError,
-    make_label_table,
 )
 
 SIZE = (64, 48)  # width, height of the pictures
@@ -26,9 +26,11 @@ PATIENCE = 20  # seconds that one file may take: far more than any needs
 
 
 class Four(FileDataset):
-    class_names = ("a", "b", "c", "d")
-    palette = make_palette([(0, 0, 0), (9, 0, 0), (0, 9, 0), (0, 0, 9)])
-    label_table = make_label_table({0: 0, 1: 1, 2: 2, 3: 3})
+    facts = ClassFacts(
+        ("a", "b", "c", "d"),
+        make_palette([(0, 0, 0), (9, 0, 0), (0, 9, 0), (0, 0, 9)]),
+        make_label_table({0: 0, 1: 1, 2: 2, 3: 3}),
+    )
 
 
 # Mutated files: 12 formats x 7 kinds of damage x 4 = 336.

@@ -52,7 +52,7 @@ def test_every_class_occurs_often() -> None:
     for split, count in (("train", 200), ("val", 100)):
         _, labels = arrays(Shapes(split), count)
         shares = np.bincount(labels.ravel(), minlength=NUM_CLASSES) / labels.size
-        assert len(shares) == NUM_CLASSES == len(Shapes.class_names)
+        assert len(shares) == NUM_CLASSES == len(Shapes.facts.class_names)
         assert shares[1:].min() > 0.02
         assert 0.5 < shares[0] < 0.8
 
@@ -87,7 +87,7 @@ def test_lengths_sizes_and_names() -> None:
     assert image.dtype == label.dtype == np.uint8
     names = [data.sample_name(i) for i in range(5)]
     assert len(set(names)) == 5 and names[0].startswith("val")
-    assert {"stripes", "checks", "dots"} < set(Shapes.class_names)
+    assert {"stripes", "checks", "dots"} < set(Shapes.facts.class_names)
 
 
 def test_textured_figures_have_any_outline(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,6 +119,6 @@ def test_mistakes_are_answered() -> None:
 
 
 def test_colors_of_the_palette_can_be_told_apart() -> None:
-    colors = Shapes.palette[:NUM_CLASSES].astype(int)
+    colors = Shapes.facts.palette[:NUM_CLASSES].astype(int)
     distances = abs(colors[:, None] - colors[None]).sum(-1)
     assert distances[~np.eye(NUM_CLASSES, dtype=bool)].min() > 80

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ from PIL import Image
 
 import datasets.statistics as statistics
 from datasets import DataError, Shapes
-from datasets.base import FileDataset, SegmentationDataset, make_palette
-from datasets.files import make_label_table
+from datasets.base import FileDataset, SegmentationDataset
+from datasets.facts import ClassFacts, make_label_table, make_palette
 from datasets.statistics import (
     ClassCounts,
     class_weights,
@@ -36,9 +37,11 @@ WEIGHTS = [0.525 / 0.8, 0.525 / 0.25, 0]
 
 
 class Three(FileDataset):
-    class_names = ("wood", "metal", "glass")
-    palette = make_palette([(1, 2, 3)] * 3)
-    label_table = make_label_table({10: 0, 20: 1, 30: 2})
+    facts = ClassFacts(
+        ("wood", "metal", "glass"),
+        make_palette([(1, 2, 3)] * 3),
+        make_label_table({10: 0, 20: 1, 30: 2}),
+    )
 
 
 @pytest.fixture
@@ -116,7 +119,7 @@ def test_a_bad_label_is_an_error_or_left_out_and_then_nothing_is_kept(
     three: Three, tmp_path: Path, num_workers: int
 ) -> None:
     Image.fromarray(np.full((2, 2), 99, np.uint8)).save(tmp_path / "b.png")
-    with pytest.raises(DataError, match=r"b\.png: value 99 no class") as caught:
+    with pytest.raises(DataError, match=r"b\.png: value 99 is not a class") as caught:
         count_classes(three, num_workers=num_workers)
     assert "\n" not in str(caught.value)
     counts = count_classes(three, num_workers=num_workers, skip_bad_files=True)
@@ -172,11 +175,11 @@ def other_samples(three: Three) -> None:
 
 
 def other_names(three: Three) -> None:
-    three.class_names = ("wood", "glass", "metal")
+    three.facts = replace(three.facts, class_names=("wood", "glass", "metal"))
 
 
 def other_values(three: Three) -> None:
-    three.label_table = make_label_table({10: 1, 20: 0, 30: 2})
+    three.facts = replace(three.facts, label_table=make_label_table({10: 1, 20: 0, 30: 2}))
 
 
 @pytest.mark.parametrize(
@@ -197,10 +200,11 @@ def test_entries_of_other_splits_stay_and_the_oldest_go(three: Three, tmp_path: 
     vars(three).update(whole)
     assert not weigh(three, tmp_path)[2]
     for number in range(16):
-        three.class_names = ("wood", "metal", f"glass {number}")
+        names = ("wood", "metal", f"glass {number}")
+        three.facts = replace(three.facts, class_names=names)
         weigh(three, tmp_path)
     assert len(json.loads((tmp_path / ".class_counts.json").read_text())["entries"]) == 16
-    three.class_names = ("wood", "metal", "glass")
+    three.facts = Three.facts
     assert weigh(three, tmp_path)[2]
 
 

@@ -10,7 +10,7 @@ import pytest
 import torchvision
 from PIL import Image
 
-from datasets import Source, VOCSegmentation, create_dataset
+from datasets import VOCSegmentation, create_dataset
 from datasets.voc import CLASS_NAMES, voc_cmap
 
 # PASCAL VOC development kit, VOClabelcolormap: classes 0..20 and the void border.
@@ -39,7 +39,7 @@ def test_colors_are_the_development_kits() -> None:
     normalized = voc_cmap(normalized=True)
     assert normalized.dtype == np.float32
     assert normalized[1].tolist() == pytest.approx([128 / 255, 0, 0])
-    assert np.array_equal(VOCSegmentation.palette, cmap)
+    assert np.array_equal(VOCSegmentation.facts.palette, cmap)
 
 
 def test_class_names() -> None:
@@ -77,7 +77,7 @@ def test_augmented_train_is_all_labels_outside_val(make_voc: MakeVoc) -> None:
     val = VOCSegmentation(root, "2012_aug", "val")
     assert [val.sample_name(i) for i in range(len(val))] == ["d", "e"]
     assert val[0][1].tolist() == stored(root, "SegmentationClass", "d")
-    both = create_dataset("voc", "trainval", source=Source(root=root, year="2012_aug"))
+    both = create_dataset("voc", "trainval", root=root, options={"year": "2012_aug"})
     assert [both.sample_name(i) for i in range(len(both))] == ["a", "b", "c", "f", "d", "e"]
     assert both[3][1].tolist() == stored(root, "SegmentationClassAug", "f")
     assert both[4][1].tolist() == stored(root, "SegmentationClass", "d")
@@ -87,7 +87,7 @@ def test_augmented_train_is_all_labels_outside_val(make_voc: MakeVoc) -> None:
 def test_other_years(make_voc: MakeVoc, year: str) -> None:
     top = "TrainVal/" if year == "2011" else ""
     root = make_voc(f"{top}VOCdevkit/VOC{year}")
-    data = create_dataset("voc", "train", source=Source(root=root, year=year))
+    data = create_dataset("voc", "train", root=root, options={"year": year})
     assert len(data) == 3
     if year == "2007":
         assert len(VOCSegmentation(root, year, "test")) == 1
@@ -113,7 +113,7 @@ def test_unknown_year() -> None:
 def test_missing_split_file_says_what_to_do(tmp_path: Path) -> None:
     wanted = tmp_path / "VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt"
     with pytest.raises(FileNotFoundError) as caught:
-        create_dataset("voc", "train", source=Source(root=tmp_path))
+        create_dataset("voc", "train", root=tmp_path)
     assert str(caught.value) == (
         f"no split file {wanted}; --data_root must hold VOCdevkit/, or pass --download"
     )
@@ -141,7 +141,7 @@ def test_a_split_file_that_is_not_utf8(make_voc: MakeVoc) -> None:
 def test_missing_files_may_be_skipped(make_voc: MakeVoc) -> None:
     root = make_voc()
     (root / "VOCdevkit/VOC2012/SegmentationClass/b.png").unlink()
-    data = create_dataset("voc", "train", source=Source(root=root, skip_bad_files=True))
+    data = create_dataset("voc", "train", root=root, allow_missing=True)
     assert data.names == ["a", "b", "c"]
     with pytest.raises(ValueError, match=r"cannot read .*SegmentationClass/b\.png: No such file"):
         data.load(1)
@@ -177,7 +177,7 @@ def test_real_files(real_data: Callable[[str], Path]) -> None:
     stored_label = Image.open(train.labels[0])
     assert stored_label.mode == "P"
     palette = np.array(stored_label.getpalette(), dtype=np.uint8).reshape(-1, 3)
-    assert np.array_equal(palette, VOCSegmentation.palette[: len(palette)])
+    assert np.array_equal(palette, VOCSegmentation.facts.palette[: len(palette)])
     label = train[0][1].numpy()
     assert np.array_equal(
         VOCSegmentation.decode_target(label), np.asarray(stored_label.convert("RGB"))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
-from datasets import DataError, Source, VOCSegmentation, create_dataset
+from datasets import DataError, VOCSegmentation, create_dataset
 
 MakeVoc = Callable[..., Path]
 NAME = "voc.tar"
@@ -78,13 +78,13 @@ def test_fetched_once(
 ) -> None:
     offer(tar_of(make_voc()))
     root = tmp_path / "new" / "root"
-    source = Source(root=root, download=True)
-    assert len(create_dataset("voc", "train", source=source)) == 3
+    source = {"root": root, "options": {"download": True}}
+    assert len(create_dataset("voc", "train", **source)) == 3
     asked = server.requests
-    assert len(create_dataset("voc", "val", source=source)) == 2 and server.requests == asked
+    assert len(create_dataset("voc", "val", **source)) == 2 and server.requests == asked
     assert left_in(root) == ["VOCdevkit", NAME]
     (root / "VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt").unlink()
-    assert len(create_dataset("voc", "train", source=source)) == 3  # the archive is still there
+    assert len(create_dataset("voc", "train", **source)) == 3  # the archive is still there
     assert server.requests == asked
 
 

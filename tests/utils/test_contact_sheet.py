@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.base import SegmentationDataset, make_palette
+from datasets.base import SegmentationDataset
+from datasets.facts import ClassFacts, make_label_table, make_palette
 from utils.contact_sheet import save_contact_sheet
 
 RED, GREEN, BLUE = (200, 0, 0), (0, 200, 0), (0, 0, 200)
@@ -15,8 +16,11 @@ RED, GREEN, BLUE = (200, 0, 0), (0, 200, 0), (0, 0, 200)
 class Halves(SegmentationDataset):
     """Grey images whose upper half is class 0, their lower half ignored or class 1."""
 
-    class_names = ("red", "a very long name, longer than a cell of the legend", "blue")
-    palette = make_palette([RED, GREEN, BLUE])
+    facts = ClassFacts(
+        ("red", "a very long name, longer than a cell of the legend", "blue"),
+        make_palette([RED, GREEN, BLUE]),
+        make_label_table({0: 0, 1: 1, 2: 2}),
+    )
 
     def __init__(self, size: tuple[int, int], *, lower: int) -> None:
         super().__init__()
