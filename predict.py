@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 import datasets
 import network
+from datasets.image_finder import find_images
 from network.inference import folded, predict_labels
 from utils import distributed, options
 from utils.memory import is_out_of_memory, keep_freed_memory
@@ -34,37 +35,7 @@ from utils.pictures import overlay, save_image, save_mask
 from utils.progress import plain_warnings
 from utils.runtime.console import say
 
-# Registered with Pillow, but as films, or without a decoder.
-NO_IMAGES = {"MPEG", "HDF5", "BUFR", "GRIB"}
-
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def find_images(folder: Path, leave_out: Path) -> tuple[list[Path], int]:
-    """Image files below ``folder``, sorted, and how many other files there are.
-
-    A file is an image if Pillow knows its suffix. Linked folders are followed, each once;
-    ``leave_out``, where the masks go, is not searched.
-    """
-    known = Image.registered_extensions().items()
-    suffixes = {suffix for suffix, kind in known if kind in Image.OPEN and kind not in NO_IMAGES}
-    images, num_others, seen = [], 0, set()
-
-    def fail(error: OSError) -> None:
-        raise error  # a folder that can't be entered
-
-    for place, folders, files in os.walk(folder, onerror=fail, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen or real == os.path.realpath(leave_out):
-            folders.clear()
-            continue
-        seen.add(real)
-        for name in files:
-            if Path(name).suffix.lower() in suffixes and not name.startswith("."):
-                images.append(Path(place, name))
-            else:
-                num_others += 1
-    return sorted(images), num_others
 
 
 def plan_outputs(images: Sequence[Path], folder: Path | None, output: Path) -> list[Path]:
@@ -172,11 +143,15 @@ def prepare(
         raise FileNotFoundError(f"--input {source} does not exist")
     if source.is_dir() and os.path.realpath(source) == os.path.realpath(output):
         raise ValueError(f"--output {output} is the input folder; choose another")
-    images, num_others = find_images(source, output) if source.is_dir() else ([source], 0)
+    images, others = [source], []
+    if source.is_dir():
+        images, others = find_images(source, leave_out=output)
     if not images:
-        raise ValueError(f"no image in {source}: {num_others} files, none with an image's suffix")
-    if num_others:
-        say(f"{num_others} files in {source} are no images by their names: left alone")
+        raise ValueError(
+            f"no image in {source}: it holds {len(others)} files, none with an image's suffix"
+        )
+    if others:
+        say(f"{len(others)} files in {source} do not have an image's suffix; they are left out")
     targets = plan_outputs(images, source if source.is_dir() else None, output)
     replace = old.save_val_results_to is not None
     check_outputs(images, targets, replace=replace, with_overlay=opts.overlay)

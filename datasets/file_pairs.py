@@ -7,60 +7,14 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
-from PIL import Image
-
 from datasets.files import DataError
+from datasets.image_finder import find_images
 
 SPLITS = ("train", "val", "test")
-# Pillow registers these as well, but they are films or programs, or need one to be read.
-NO_IMAGES = {"MPEG", "HDF5", "BUFR", "GRIB", "WMF", "EPS"}
-
-
-@cache
-def image_suffixes() -> frozenset[str]:
-    """Suffixes of the image types that Pillow reads, in lower case, with the dot."""
-    known = Image.registered_extensions().items()
-    readable = set(Image.OPEN) - NO_IMAGES
-    return frozenset(suffix for suffix, kind in known if kind in readable)
-
-
-def is_image(path: Path) -> bool:
-    """Whether the suffix is one of an image."""
-    return path.suffix.lower() in image_suffixes()
-
-
-def walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    """Visible files below `folder`, sorted; links are followed, unless to a folder they are in.
-
-    `above` are the real paths of the folders around it. DataError where a folder can't be entered.
-    """
-    here = os.path.realpath(folder)
-    if here in above:
-        return
-    try:
-        with os.scandir(folder) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
-    except OSError as error:
-        raise DataError(f"cannot list the folder {folder}: {error.strerror}") from error
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if _is_folder(entry):
-            yield from walk(Path(entry.path), (*above, here))
-        else:
-            yield Path(entry.path)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself; as a file it will be named as missing
-        return False
 
 
 def list_images(folder: Path) -> tuple[dict[str, Path], list[Path]]:
@@ -70,11 +24,8 @@ def list_images(folder: Path) -> tuple[dict[str, Path], list[Path]]:
     form: archives made on macOS have the other one.
     """
     images: dict[str, Path] = {}
-    others = []
-    for path in walk(folder):
-        if not is_image(path):
-            others.append(path)
-            continue
+    found, others = find_images(folder)
+    for path in found:
         name = normalized(path.relative_to(folder).with_suffix("").as_posix())
         try:
             name.encode()

@@ -28,11 +28,10 @@ from datasets.file_pairs import (
     SPLITS,
     find_labels,
     held_out,
-    is_image,
     list_images,
     read_split_file,
-    walk,
 )
+from datasets.image_finder import is_image, walk
 from datasets.label_kind import describe_content, hold_colors
 
 LABEL_FOLDERS = ("labels", "annotations", "masks")
