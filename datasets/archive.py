@@ -1,8 +1,7 @@
-"""Archives from the web: checked by checksum, and unpacked into one folder and nowhere else."""
+"""Archives from the web: checked by their checksum, and unpacked into one folder and no other."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import tarfile
 import tempfile
@@ -19,16 +18,16 @@ from datasets.files import DataError
 def download_and_unpack(
     url: str, root: Path, *, md5: str, member: Path, target: Path, last: Sequence[str]
 ) -> None:
-    """Fetch a tar archive into `root` and put what its folder `member` holds into `target`.
+    """Fetch a tar archive into `root` and move what its folder `member` holds into `target`.
 
-    An archive that is in `root` already, with that checksum, is not fetched again. Nothing is ever
-    half there under its name; the entries `last` of `member`, by which a complete folder is known,
-    come after all others. Raises FileNotFoundError, and DataError for what the archive holds.
+    An archive with this checksum that is in `root` already is not fetched again. The entries
+    `last`, by which a complete folder is known, are moved after all others. Raises
+    FileNotFoundError for a failure of the network or the disk, DataError for a bad archive.
     """
     archive = root / url.rsplit("/", 1)[-1]
     if not hasattr(tarfile, "data_filter"):
         raise ValueError(
-            f"this Python can't unpack {archive.name} safely; use Python 3.11.4 or later, or "
+            f"this Python cannot unpack {archive.name} safely; use Python 3.11.4 or later, or "
             f"unpack the folder {member} of {url} by hand to {target}"
         )
     try:
@@ -41,24 +40,29 @@ def download_and_unpack(
             f"put it in {root}"
         ) from error
     try:
-        unpack(archive, member=member, target=target, last=last)
+        _unpack(archive, member=member, target=target, last=last)
     except OSError as error:
         raise FileNotFoundError(
-            f"could not unpack {archive} to {target}: {_one_line(error)}; it takes "
-            "as much space again as the archive"
+            f"could not unpack {archive} to {target}: {_one_line(error)}; unpacking takes as much "
+            "space as the archive itself"
         ) from error
 
 
-def unpack(archive: Path, *, member: Path, target: Path, last: Sequence[str]) -> None:
-    """Put what the folder `member` of a tar archive holds into `target`, entries `last` at the end.
+def _fetch(url: str, archive: Path, *, md5: str) -> None:
+    archive.unlink(missing_ok=True)
+    download_url(url, archive.parent, filename=archive.name)
+    if not check_integrity(archive, md5):
+        size = archive.stat().st_size
+        archive.unlink()
+        raise RuntimeError(f"the {size} bytes that arrived do not have the MD5 {md5}")
 
-    It is unpacked beside the archive first, so a bad archive leaves nothing. Raises DataError for
-    an archive that is damaged, has no such folder, or holds anything but files and folders in it.
-    """
+
+def _unpack(archive: Path, *, member: Path, target: Path, last: Sequence[str]) -> None:
+    # Beside the archive first, so that a bad archive leaves nothing.
     with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=archive.parent) as temporary:
         try:
             with tarfile.open(archive) as tar:
-                tar.extractall(temporary, filter=_files_and_folders)
+                tar.extractall(temporary, filter="data")  # refuses what would be outside
         except (tarfile.TarError, EOFError, zlib.error, ValueError) as error:
             raise DataError(
                 f"refused to unpack {archive}: {_one_line(error)}; delete it and fetch it again"
@@ -66,38 +70,10 @@ def unpack(archive: Path, *, member: Path, target: Path, last: Sequence[str]) ->
         unpacked = Path(temporary) / member
         if not unpacked.is_dir():
             raise DataError(f"{archive} holds no folder {member}; delete it and fetch it again")
-        _move_into(unpacked, target, last=last)
-
-
-def _fetch(url: str, archive: Path, *, md5: str) -> None:
-    with tempfile.TemporaryDirectory(prefix=".download-", dir=archive.parent) as temporary:
-        download_url(url, temporary, filename=archive.name)
-        fetched = Path(temporary) / archive.name
-        if not check_integrity(fetched, md5):
-            size = fetched.stat().st_size
-            raise RuntimeError(f"the {size} bytes that came do not have the MD5 {md5}")
-        os.replace(fetched, archive)
-
-
-def _files_and_folders(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo:
-    """What tarfile's own filter allows, less all links: Pythons of before June 2025 let some out.
-
-    (CVE-2025-4517 and its relatives; the archives of data sets have no links.)
-    """
-    if not (member.isreg() or member.isdir()):
-        raise tarfile.SpecialFileError(member)
-    return tarfile.data_filter(member, folder)
-
-
-def _move_into(source: Path, target: Path, *, last: Sequence[str]) -> None:
-    """Move the entries of a folder into another, which may hold some of them."""
-    target.mkdir(parents=True, exist_ok=True)
-    for entry in sorted(source.iterdir(), key=lambda path: (path.name in last, path.name)):
-        place = target / entry.name
-        if entry.is_dir() and place.is_dir():
-            _move_into(entry, place, last=())
-        else:
-            shutil.move(entry, place)
+        for later in (shutil.ignore_patterns(*last), None):
+            shutil.copytree(
+                unpacked, target, ignore=later, copy_function=shutil.move, dirs_exist_ok=True
+            )
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,7 +1,7 @@
 """Pascal VOC segmentation, 2007 to 2012 (Everingham et al., IJCV 2010), and 2012_aug.
 
-2012_aug adds the labels of the Semantic Boundaries Dataset (Hariharan et al., ICCV 2011), made by
-`python -m datasets.voc --prepare_aug --data_root DIR --download`; see datasets/voc_aug.py.
+2012_aug adds the labels of the Semantic Boundaries Dataset (Hariharan et al., ICCV 2011), which
+`python -m datasets.voc_aug --data_root DIR --download` makes.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ def _label_files(base: Path, image_set: str, *, augmented: bool) -> dict[str, Pa
 def _augmented_names(folder: Path, validation: Container[str]) -> list[str]:
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"no folder {folder}; `python -m datasets.voc --prepare_aug --data_root "
+            f"no folder {folder}; `python -m datasets.voc_aug --data_root "
             f"{folder.parents[2]} --download` makes its 12,031 labels, or use --year 2012"
         )
     names = [name for name in label_names(folder) if name not in validation]
@@ -210,6 +210,5 @@ def _augmented_names(folder: Path, validation: Container[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    from datasets.voc_aug import main
-
-    sys.exit(main())
+    print("moved: run python -m datasets.voc_aug --data_root DIR --download", file=sys.stderr)
+    sys.exit(2)

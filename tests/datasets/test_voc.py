@@ -149,7 +149,9 @@ def test_missing_files_may_be_skipped(make_voc: MakeVoc) -> None:
 
 def test_missing_label_and_missing_augmentation(make_voc: MakeVoc) -> None:
     root = make_voc()
-    with pytest.raises(FileNotFoundError, match="no folder .*Aug; .*--prepare_aug.*12,031"):
+    with pytest.raises(
+        FileNotFoundError, match="no folder .*Aug; .*python -m datasets.voc_aug .*12,031"
+    ):
         VOCSegmentation(root, "2012_aug", "train")
     label = root / "VOCdevkit/VOC2012/SegmentationClass/b.png"
     label.unlink()

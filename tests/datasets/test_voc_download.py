@@ -103,15 +103,15 @@ def test_augmented_year_names_what_is_left_to_do(
     make_voc: MakeVoc, offer: Callable[..., None], tmp_path: Path
 ) -> None:
     offer(tar_of(make_voc()))
-    with pytest.raises(FileNotFoundError, match=f"--prepare_aug --data_root {tmp_path}/root "):
+    with pytest.raises(FileNotFoundError, match=f"datasets.voc_aug --data_root {tmp_path}/root "):
         VOCSegmentation(tmp_path / "root", "2012_aug", download=True)
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"cut": 100}, "bytes that came do not have the MD5"),
-        ({"content": b"something else"}, "the 14 bytes that came do not have the MD5"),
+        ({"cut": 100}, "bytes that arrived do not have the MD5"),
+        ({"content": b"something else"}, "the 14 bytes that arrived do not have the MD5"),
         ({"status": 404}, "HTTP Error 404: Not Found"),
     ],
 )
@@ -153,7 +153,6 @@ def hostile(outside: Path) -> dict[str, list[tarfile.TarInfo]]:
         "parent": [entry("../evil")],
         "parent further in": [entry("VOCdevkit/../../evil")],
         "symlink out": [entry(inside, tarfile.SYMTYPE, str(outside)), entry(f"{inside}/evil")],
-        "symlink inside": [entry(inside, tarfile.SYMTYPE, "y")],
         "hardlink": [entry(inside, tarfile.LNKTYPE, "../victim")],
         "device": [entry(inside, tarfile.CHRTYPE)],
         "pipe": [entry(inside, tarfile.FIFOTYPE)],
