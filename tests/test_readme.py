@@ -24,7 +24,7 @@ OTHERS_OPTIONS = set(
     "nproc_per_node nnodes signals-to-handle shutdown-timeout no-build-isolation".split()
 )
 # The commands that these options belonged to are gone; only the changelog names them.
-PAST_OPTIONS = {"CHANGELOG": {"prepare_aug", "markdown", "color_jitter"}, "README": {"prepare_aug"}}
+PAST_OPTIONS = {"CHANGELOG": {"prepare_aug", "markdown", "color_jitter"}}
 
 
 def commands(page: Path) -> Iterator[list[str]]:
@@ -41,7 +41,7 @@ def commands(page: Path) -> Iterator[list[str]]:
 def options_of_module(name: str) -> set[str]:
     """The options that `python -m NAME` declares in its source."""
     source = (ROOT / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")
-    return set(re.findall(r'"--(\w+)"', source)) | {"prepare_aug", "data_root", "download"}
+    return set(re.findall(r'"--(\w+)"', source))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
