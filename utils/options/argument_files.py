@@ -11,7 +11,7 @@ from pathlib import Path
 from utils.runtime.console import list_names
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-MAX_BYTES = 64 * 1024  # the longest recipe has 2 KB; argparse needs minutes for 2 MB
+MAX_BYTES = 32 * 1024  # the longest recipe has 2 KB; argparse needs minutes for 2 MB
 
 
 def expand(words: Sequence[str], *, inside: tuple[str, ...] = ()) -> list[str]:

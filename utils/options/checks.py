@@ -11,7 +11,7 @@ from utils.options.groups import Options, fields, flat
 
 
 def conditions() -> dict[str, str]:
-    """What an option has no effect without, as in "enable_vis" or "dataset voc".
+    """What an option has no effect without, as in "enable_vis" or "dataset voc or folder".
 
     It stands on the option, or on the data sets and losses that use the option.
     """
@@ -22,41 +22,29 @@ def conditions() -> dict[str, str]:
         if field.metadata["only_with"]:
             found[name] = field.metadata["only_with"]
         elif sets or losses:
-            found[name] = " ".join(["dataset", *sets] if sets else ["loss_type", *losses])
+            found[name] = ("dataset " if sets else "loss_type ") + " or ".join(sets or losses)
     return found
-
-
-def in_words(condition: str) -> str:
-    """The condition as a flag: "loss_type a b c" is --loss_type a, b or c."""
-    name, *values = condition.split()
-    first, last = ", ".join(values[:-1]), values[-1:]
-    return " ".join([f"--{name}", *filter(None, [first, "or" if first else ""]), *last])
 
 
 def without_effect(options: Options) -> list[str]:
     """A line for each option that was given but does nothing beside the others."""
     now, known, needed = flat(options), fields(), conditions()
-    defaults = {name: _plain(field.default) for name, field in known.items()}
-    given = [name for name, value in now.items() if value != defaults[name]]
+    given = [name for name, value in now.items() if value != _plain(known[name].default)]
 
     def holds(condition: str) -> bool:
-        name, *values = condition.split()
+        name, _, values = condition.partition(" ")
         if not values:
             return name in given
         chosen = parse_loss(now[name]) if name == "loss_type" else [now[name]]
-        return any(value in values for value in chosen)
+        return not set(values.split(" or ")).isdisjoint(chosen)
 
-    lines = [
-        f"--{name} has no effect without {in_words(needed[name])}"
-        for name in given
-        if name in needed and not holds(needed[name])
-    ]
-    return lines + [
-        f"--{name} has no effect with {in_words(condition)}"
-        for name in given
-        for condition in known[name].metadata["not_with"]
-        if holds(condition)
-    ]
+    lines = []
+    for name in given:
+        if name in needed and not holds(needed[name]):
+            lines.append(f"--{name} has no effect without --{needed[name]}")
+        others = filter(holds, known[name].metadata["not_with"])
+        lines += [f"--{name} has no effect with --{other}" for other in others]
+    return lines
 
 
 def changes_on_resume(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

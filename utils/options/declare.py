@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -13,32 +14,22 @@ REQUIRED: Any = dataclasses.MISSING  # the default of an option that has to be g
 
 @dataclass(frozen=True)
 class Value:
-    """What follows a flag: its name in the help, and for numbers the bounds."""
+    """What follows a flag: its name in the help; for numbers the bounds, which are allowed, too."""
 
     metavar: str
-    at_least: float | None = None
-    at_most: float | None = None
-    above: float | None = None
-    below: float | None = None
+    low: float = -math.inf
+    high: float = math.inf
+    excluded: tuple[float, ...] = ()  # bounds that are not allowed themselves
 
     def allows(self, number: float) -> bool:
-        """Whether the number is within the bounds; NaN is within none."""
-        return (
-            (self.at_least is None or number >= self.at_least)
-            and (self.at_most is None or number <= self.at_most)
-            and (self.above is None or number > self.above)
-            and (self.below is None or number < self.below)
-        )
+        """Whether `number` is within the bounds; NaN is not."""
+        return self.low <= number <= self.high and number not in self.excluded
 
     def __str__(self) -> str:
-        """The bounds in words: `at least 0 and below 1`."""
-        bounds = {
-            "above": self.above,
-            "at least": self.at_least,
-            "at most": self.at_most,
-            "below": self.below,
-        }
-        return " and ".join(f"{word} {at:,}" for word, at in bounds.items() if at is not None)
+        """The bounds in words: "at least 0 and below 1"."""
+        low = "above" if self.low in self.excluded else "at least"
+        high = "below" if self.high in self.excluded else "at most"
+        return f"{low} {self.low:,} and {high} {self.high:,}"
 
 
 FILE = Value("FILE")
@@ -46,17 +37,17 @@ FOLDER = Value("FOLDER")
 NAME = Value("NAME")
 DEVICE = Value("DEVICE")
 GPU = Value("N")
-# Upper bounds refuse slips such as 1e9 for 1e-9, and inf. They are far beyond what works.
-STEPS = Value("N", at_least=1, at_most=10**9)  # three years at ten steps a second
-STEPS_OR_0 = Value("N", at_least=0, at_most=10**9)
-IMAGES = Value("N", at_least=1, at_most=65_536)
-# BatchNorm needs several values at output stride 32. A label of the largest size has 256 MB.
-SIDE = Value("SIZE", at_least=33, at_most=16_384)
-TILE = Value("SIZE", at_least=64, at_most=16_384)  # tiles overlap
-FACTOR = Value("FACTOR", at_least=0, at_most=1000)
-RATE = Value("RATE", at_least=0, at_most=1e38)  # the weights' float32 ends at 3.4e38
-SHARE = Value("SHARE", at_least=0, at_most=1)
-SHARE_BELOW_1 = Value("SHARE", at_least=0, below=1)
+# Upper bounds refuse inf and slips such as 1e9 for 1e-9: they are far beyond what works.
+STEPS = Value("N", 1, 10**9)  # three years at ten steps a second
+STEPS_OR_0 = Value("N", 0, 10**9)
+IMAGES = Value("N", 1, 65_536)
+# At output stride 32, BatchNorm needs 33 pixels. A label of the largest size has 256 MB.
+SIDE = Value("SIZE", 33, 16_384)
+TILE = Value("SIZE", 64, 16_384)  # as `network.inference` demands, whose tiles overlap
+FACTOR = Value("FACTOR", 0, 1000)
+RATE = Value("RATE", 0, 1e38)  # float32, in which the weights are, ends at 3.4e38
+SHARE = Value("SHARE", 0, 1)
+SHARE_BELOW_1 = Value("SHARE", 0, 1, excluded=(1,))
 
 
 def option(
@@ -70,15 +61,13 @@ def option(
     free_on_resume: bool = False,
     starts_run: bool = False,
 ) -> T:
-    """A dataclass field that is also a flag; its type, and how many values it has, are annotated.
+    """A dataclass field that is also a flag of its name and type; a tuple takes several values.
 
-    A flag that takes a value has either a `Value` or `choices`. Two values are a range, from the
-    smaller to the larger.
-
-    `only_with` is the option without which this one has no effect, `not_with` are those beside
-    which it has none: a name, or a name and a value, as in "lr_policy step". `free_on_resume`: a
-    resumed run may change it, because it does not change what the run computes. `starts_run`: it
-    says where a run starts, so the command that resumes the run leaves it out.
+    A flag that takes a value states a `Value` or `choices`. Two values are a range, the smaller
+    first. `only_with` is the option without which this one has no effect, `not_with` are those
+    beside which it has none: a name, or a name and values, as in "dataset voc or folder".
+    `free_on_resume`: a resumed run may change it, because it does not change what is computed.
+    `starts_run`: it says where a run starts, so the command that resumes the run leaves it out.
     """
     facts = {
         "help": help,

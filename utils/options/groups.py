@@ -44,26 +44,24 @@ class DataOptions:
 
     data_root: str = option("./datasets/data", "folder of the data set", FOLDER)
     dataset: str = option(
-        "voc",
-        "data set; folder is your own images, shapes needs no files",
-        choices=tuple(DATASETS),
+        "voc", "folder is your own images, shapes needs no files", choices=tuple(DATASETS)
     )
     num_classes: int | None = option(
         None,
         "outputs of the network (default: the classes of the data set)",
-        Value("N", at_least=2, at_most=255),  # 255 in a label means ignored
+        Value("N", 2, 255),  # 255 in a label means ignored
     )
     year: str = option("2012", "year of VOC", choices=tuple(reversed(VOC_FOLDERS)))
     download: bool = option(False, "download the data set first", free_on_resume=True)
     train_split: str = option(
         "train",
-        "images to train on; trainval is train and val, train_extra is Cityscapes' coarse ones",
+        "images to train on; trainval is train and val, train_extra Cityscapes' coarse labels",
         choices=("train", "trainval", "train_extra"),
     )
     val_fraction: float = option(
         0.1,
         "share of the images that validates, if they are not in split folders",
-        Value("SHARE", above=0, below=1),
+        Value("SHARE", 0, 1, excluded=(0, 1)),
         not_with=["split_file"],
     )
     split_file: str | None = option(
@@ -71,15 +69,13 @@ class DataOptions:
     )
     cache: str | None = option(
         None,
-        "keep decoded images and labels here (Cityscapes: 25 GB); several runs can share it",
+        "folder for decoded images and labels (Cityscapes: 25 GB); several runs can share it",
         FOLDER,
         not_with=["check_data", "dataset shapes"],
         free_on_resume=True,
     )
     check_data: bool = option(
-        False,
-        "read every file, print what the files hold, and stop; exit code 1 means bad files",
-        free_on_resume=True,
+        False, "read every file, print what was found, and stop", free_on_resume=True
     )
     skip_bad_files: bool = option(
         False, "leave out files that can't be read, and say how many", free_on_resume=True
@@ -91,33 +87,27 @@ class DataOptions:
         "not comparable with published scores (default: whole images)",
     )
     scale_range: tuple[float, float] = option(
-        (0.5, 2.0),
-        "training images are scaled by a random factor between these two",
-        Value("FACTOR", at_least=0.05, at_most=20),
+        (0.5, 2.0), "limits of the random scale of training images", Value("FACTOR", 0.05, 20)
     )
     color_jitter: float | None = option(
         None,
-        "how much brightness, contrast and saturation change at random in training "
+        "largest random change of brightness, contrast and saturation of training images "
         f"(default: {COLOR_JITTER})",
         SHARE,
     )
     cat_max_ratio: float = option(
         1.0,
         "draw a training crop again if one class fills more than this share of it",
-        Value("SHARE", above=0, at_most=1),
+        Value("SHARE", 0, 1, excluded=(0,)),
     )
     batch_size: int = option(16, "training images per batch, over all processes together", IMAGES)
     val_batch_size: int | None = option(
-        None,
-        "validation images per batch (default: 4 with --crop_val, else 1)",
-        IMAGES,
-        free_on_resume=True,
+        None, "as in validation (default: 4 with --crop_val, else 1)", IMAGES, free_on_resume=True
     )
     num_workers: int | None = option(
         None,
-        "loader processes of each training process; 0 loads in the process itself "
-        "(default: by the number of cores)",
-        Value("N", at_least=0, at_most=1024),  # no machine has so many cores
+        "processes that load images; 0 loads them without (default: by the number of cores)",
+        Value("N", 0, 1024),  # more than a machine has cores
         free_on_resume=True,
     )
 
@@ -140,8 +130,8 @@ class ModelOptions:
     )
     aspp_rates: tuple[int, int, int] | None = option(
         None,
-        "atrous rates of ASPP (default: those of the output stride)",
-        Value("RATE", at_least=1, at_most=2048),  # the features of the largest crop are as wide
+        "atrous rates of ASPP (default: by the output stride)",
+        Value("RATE", 1, 2048),  # the width of the largest crop at output stride 8
     )
     pretrained: str | None = option(
         None,
@@ -153,8 +143,7 @@ class ModelOptions:
     )
     bn_momentum: float | None = option(
         None,
-        "BatchNorm momentum of the backbone "
-        "(default: 0.01 with pretrained weights or --ckpt, else 0.1)",
+        "BatchNorm momentum of the backbone (default: 0.1, or 0.01 after pretraining)",
         SHARE,
     )
     ckpt: str | None = option(
@@ -179,18 +168,15 @@ class OptimOptions:
     no_decay_norm_bias: bool = option(False, "no weight decay on normalization layers and biases")
     clip_grad_norm: float | None = option(
         None,
-        "clip the gradients of a step to this norm (default: 0, which does not clip)",
-        Value("NORM", at_least=0, at_most=1e38),
+        "clip gradients to this norm (default: 0, which does not clip)",
+        Value("NORM", 0, 1e38),
     )
     grad_accumulation: int = option(
         1, "batches whose gradients are added for one step; --batch_size counts one batch", IMAGES
     )
     lr_policy: str = option("poly", "learning rate schedule", choices=SCHEDULERS)
     step_size: int = option(
-        10_000,
-        "steps after which the learning rate is divided by 10",
-        STEPS,
-        only_with="lr_policy step",
+        10_000, "steps between divisions of --lr by 10", STEPS, only_with="lr_policy step"
     )
     warmup_itrs: int = option(0, "steps of linear learning rate warm-up", STEPS_OR_0)
     loss_type: str = option(
@@ -203,8 +189,8 @@ class OptimOptions:
     )
     aux_loss: float = option(
         0.0,
-        "weight of a second loss on the stage before the last; 0.4 is usual, 0 is no such loss",
-        Value("WEIGHT", at_least=0, at_most=1000),
+        "weight of a second loss on the stage before the last; 0.4 is usual, 0 is none",
+        Value("WEIGHT", 0, 1000),
     )
     focal_gamma: float = option(
         2.0, "exponent of the focal loss; 0, the predecessor's, gives cross entropy", FACTOR
@@ -224,14 +210,14 @@ class OptimOptions:
     compile: bool = option(False, "compile the training network with torch.compile; for GPUs")
     ema: float = option(
         0.0,
-        "decay of averaged weights, which are then used to validate and predict; 0 is no average",
+        "decay of averaged weights, which then validate and predict; 0 averages nothing",
         SHARE_BELOW_1,
     )
     freeze_bn: bool = option(False, "keep all BatchNorm statistics as they are")
     freeze_backbone_itrs: int = option(0, "steps at the start that train only the head", STEPS_OR_0)
     max_bad_steps: int = option(
         10,
-        "NaN or infinite losses in a row that are skipped; one more stops the run",
+        "NaN or infinite losses in a row to skip before stopping",
         STEPS_OR_0,
         free_on_resume=True,
     )
@@ -250,7 +236,7 @@ class RunOptions:
     test_only: bool = option(False, "validate --ckpt, and stop", free_on_resume=True)
     continue_training: bool = option(
         False,
-        "continue exactly where --ckpt (default: the latest checkpoint of the run) stopped",
+        "continue exactly where --ckpt stopped (default: the latest checkpoint of the run)",
         not_with=["test_only"],
         starts_run=True,
     )
@@ -259,34 +245,26 @@ class RunOptions:
         False, "delete an earlier run of the same name", not_with=["test_only"], starts_run=True
     )
     save_val_results: bool = option(
-        False,
-        "save image, target, prediction and overlay of every validation image",
-        free_on_resume=True,
+        False, "save image, label, prediction and overlay in validation", free_on_resume=True
     )
     save_interval: int | None = option(
         None,
-        "steps between saves of the latest checkpoint (default: --val_interval)",
+        "steps between saved checkpoints (default: --val_interval)",
         STEPS,
         free_on_resume=True,
     )
     keep_checkpoints: int = option(
-        2,
-        "latest checkpoints to keep; if one is damaged, the one before it is used",
-        IMAGES,
-        free_on_resume=True,
+        2, "latest checkpoints to keep, in case one is damaged", IMAGES, free_on_resume=True
     )
     print_interval: int = option(10, "steps between printed losses", STEPS, free_on_resume=True)
     val_interval: int = option(100, "steps between validations", STEPS, free_on_resume=True)
     val_tile: int | None = option(
-        None,
-        "validate in overlapping tiles of this side: whole images need more memory",
-        TILE,
-        free_on_resume=True,
+        None, "validate in tiles of this side, to save memory", TILE, free_on_resume=True
     )
     random_seed: int = option(
         1,
         "seed of weights, data order and augmentation",
-        Value("N", at_least=0, at_most=2**32 - 1),  # what NumPy takes
+        Value("N", 0, 2**32 - 1),  # as in NumPy
     )
     device: str = option("auto", "auto, cpu, cuda, cuda:N or mps", DEVICE, free_on_resume=True)
     gpu_id: str = option(
@@ -302,7 +280,7 @@ class VisOptions:
     vis_port: int = option(
         13570,
         "port of the Visdom server",
-        Value("N", at_least=1, at_most=65_535),
+        Value("N", 1, 65_535),
         only_with="enable_vis",
         free_on_resume=True,
     )
@@ -310,10 +288,7 @@ class VisOptions:
         "main", "Visdom environment", NAME, only_with="enable_vis", free_on_resume=True
     )
     vis_num_samples: int = option(
-        8,
-        "validation images to show",
-        Value("N", at_least=0, at_most=65_536),
-        free_on_resume=True,
+        8, "validation images to show", Value("N", 0, 65_536), free_on_resume=True
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from utils.options.argument_files import expand
-from utils.options.checks import conditions, in_words
+from utils.options.checks import conditions
 from utils.options.declare import REQUIRED
 from utils.options.groups import Options
 from utils.options.predict_groups import PredecessorOptions, PredictOptions
@@ -138,7 +138,7 @@ def _help(field: dataclasses.Field[Any], only_with: Mapping[str, str]) -> str:
     """The help line, with what this option has no effect without, and with the default."""
     text, default = field.metadata["help"], field.default
     if field.name in only_with:
-        text += f"; only with {in_words(only_with[field.name])}"
+        text += f"; only with --{only_with[field.name]}"
     if isinstance(default, bool) or default in (None, REQUIRED) or "(default" in text:
         return text
     values = default if isinstance(default, tuple) else (default,)

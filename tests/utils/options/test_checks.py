@@ -36,7 +36,10 @@ from utils.options import changes_on_resume, check_options, flat, parse_main, wi
         ),
         (
             "--loss_type dice --class_weights auto",
-            ["--class_weights has no effect without --loss_type cross_entropy, focal_loss or ohem"],
+            [
+                "--class_weights has no effect without "
+                "--loss_type cross_entropy or focal_loss or ohem"
+            ],
         ),
         (
             "--dataset folder --split_file a.txt --val_fraction 0.3",
