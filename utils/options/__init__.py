@@ -2,17 +2,9 @@
 
 from .checks import changes_on_resume, check_options, without_effect
 from .commands import command_line, resume_command, torchrun_command
-from .groups import (
-    DataOptions,
-    ModelOptions,
-    OptimOptions,
-    Options,
-    RunOptions,
-    VisOptions,
-    flat,
-)
+from .groups import DataOptions, ModelOptions, OptimOptions, RunOptions, VisOptions
 from .parser import parse_main, parse_predict
-from .predict_groups import PredecessorOptions, PredictOptions
+from .programs import Options, PredecessorOptions, PredictOptions, flat
 
 __all__ = [
     "DataOptions",

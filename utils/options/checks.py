@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import DATASETS
 from utils.loss import LOSSES, parse_loss, uses
-from utils.options.groups import Options, fields, flat
+from utils.options.programs import Options, fields, flat
 
 
 def conditions() -> dict[str, str]:

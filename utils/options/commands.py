@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Sequence
 
-from utils.options.groups import fields
+from utils.options.programs import fields
 
 
 def command_line(argv: Sequence[str] | None = None) -> str:

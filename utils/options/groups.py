@@ -7,9 +7,7 @@ sets and which losses use an option is stated there: `DATASETS` and `LOSSES`.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any, get_type_hints
 
 from datasets import DATASETS
 from datasets.voc import FOLDERS as VOC_FOLDERS
@@ -87,7 +85,7 @@ class DataOptions:
         "not comparable with published scores (default: whole images)",
     )
     scale_range: tuple[float, float] = option(
-        (0.5, 2.0), "limits of the random scale of training images", Value("FACTOR", 0.05, 20)
+        (0.5, 2.0), "range of the random scale of training images", Value("FACTOR", 0.05, 20)
     )
     color_jitter: float | None = option(
         None,
@@ -102,11 +100,14 @@ class DataOptions:
     )
     batch_size: int = option(16, "training images per batch, over all processes together", IMAGES)
     val_batch_size: int | None = option(
-        None, "as in validation (default: 4 with --crop_val, else 1)", IMAGES, free_on_resume=True
+        None,
+        "validation images per batch (default: 4 with --crop_val, else 1)",
+        IMAGES,
+        free_on_resume=True,
     )
     num_workers: int | None = option(
         None,
-        "processes that load images; 0 loads them without (default: by the number of cores)",
+        "processes that load images, 0 for none besides the main one (default: by the cores)",
         Value("N", 0, 1024),  # more than a machine has cores
         free_on_resume=True,
     )
@@ -176,7 +177,7 @@ class OptimOptions:
     )
     lr_policy: str = option("poly", "learning rate schedule", choices=SCHEDULERS)
     step_size: int = option(
-        10_000, "steps between divisions of --lr by 10", STEPS, only_with="lr_policy step"
+        10_000, "divide the learning rate by 10 every N steps", STEPS, only_with="lr_policy step"
     )
     warmup_itrs: int = option(0, "steps of linear learning rate warm-up", STEPS_OR_0)
     loss_type: str = option(
@@ -290,29 +291,3 @@ class VisOptions:
     vis_num_samples: int = option(
         8, "validation images to show", Value("N", 0, 65_536), free_on_resume=True
     )
-
-
-@dataclass(frozen=True)
-class Options:
-    """Everything `main.py` was told."""
-
-    data: DataOptions
-    model: ModelOptions
-    optim: OptimOptions
-    run: RunOptions
-    vis: VisOptions
-
-
-def flat(options: Options) -> dict[str, Any]:
-    """Every option by its name, as plain values: for records and comparison."""
-    return {
-        name: list(value) if isinstance(value, tuple) else value
-        for group in dataclasses.asdict(options).values()
-        for name, value in group.items()
-    }
-
-
-def fields() -> dict[str, dataclasses.Field[Any]]:
-    """The dataclass field of every option of `main.py`: its metadata are the facts about it."""
-    groups = get_type_hints(Options).values()
-    return {field.name: field for group in groups for field in dataclasses.fields(group)}

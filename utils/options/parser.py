@@ -13,8 +13,7 @@ from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 from utils.options.argument_files import expand
 from utils.options.checks import conditions
 from utils.options.declare import REQUIRED
-from utils.options.groups import Options
-from utils.options.predict_groups import PredecessorOptions, PredictOptions
+from utils.options.programs import Options, PredecessorOptions, PredictOptions
 
 MAIN_HELP = """\
 Train, validate and test DeepLabV3 and DeepLabV3+.

@@ -1,12 +1,58 @@
-"""The options of `predict.py`."""
+"""What `main.py` and `predict.py` are told: all groups of options of each."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Any, get_type_hints
 
-from utils.options.declare import REQUIRED, Value, option
-from utils.options.groups import DEVICE, FILE, FOLDER, GPU, IMAGES, NAME, SIDE, TILE
+from utils.options.declare import (
+    DEVICE,
+    FILE,
+    FOLDER,
+    GPU,
+    IMAGES,
+    NAME,
+    REQUIRED,
+    SIDE,
+    TILE,
+    Value,
+    option,
+)
+from utils.options.groups import (
+    DataOptions,
+    ModelOptions,
+    OptimOptions,
+    RunOptions,
+    VisOptions,
+)
 from utils.runtime.precision import AUTOCAST_DTYPES
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything `main.py` was told."""
+
+    data: DataOptions
+    model: ModelOptions
+    optim: OptimOptions
+    run: RunOptions
+    vis: VisOptions
+
+
+def flat(options: Options) -> dict[str, Any]:
+    """Every option by its name, as plain values: for records and comparison."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for group in dataclasses.asdict(options).values()
+        for name, value in group.items()
+    }
+
+
+def fields() -> dict[str, dataclasses.Field[Any]]:
+    """The dataclass field of every option of `main.py`: its metadata are the facts about it."""
+    groups = get_type_hints(Options).values()
+    return {field.name: field for group in groups for field in dataclasses.fields(group)}
 
 
 @dataclass(frozen=True)
