@@ -16,9 +16,9 @@ from datasets.base import FileDataset
 from datasets.cache import SampleCache
 from datasets.resources import check_shared_memory, default_num_workers
 from utils import distributed, options
+from utils.class_weights import read_class_weights
 from utils.contact_sheet import save_contact_sheet
 from utils.ext_transforms import train_transform, val_transform
-from utils.loss import read_class_weights
 from utils.utils import mkdir
 
 BRIEF = 8  # images of each split that are looked at before a training

@@ -18,7 +18,7 @@ from datasets.loader import TrainSampler, train_loader, val_loader
 from utils import checkpoint, distributed, history, options
 from utils import data as run_data
 from utils.engine import Standing, Update, create_update
-from utils.loss import Criterion, create_criterion
+from utils.loss import Criterion
 from utils.memory import keep_freed_memory
 from utils.model import backbone_bn_momentum, build_model, load_pretrained
 from utils.runtime.precision import autocast, set_float32_precision
@@ -195,12 +195,10 @@ def _build_criterion(
         trained_with=saved.get("class_weights"),
         world=world,
     )
-    criterion = create_criterion(
+    criterion = Criterion(
         optim.loss_type,
-        focal_gamma=optim.focal_gamma,
-        focal_alpha=optim.focal_alpha,
+        options=vars(optim),
         class_weights=weights,
-        label_smoothing=optim.label_smoothing,
         aux_weight=optim.aux_loss,
     )
     return criterion, notes

@@ -2,109 +2,75 @@
 
 The parts are the micro-batches of all processes and accumulation steps of one optimizer step:
 
-    criterion = create_criterion("cross_entropy:1,dice:0.5")
+    criterion = Criterion("cross_entropy:1,dice:0.5", options={"label_smoothing": 0.1})
     count = criterion.count(labels)              # added over all parts
-    criterion(logits, labels, count=count)       # this part's share
+    criterion(outputs, labels, count=count)      # this part's share
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
-from .bands import banded_map, banded_sum, upsample
-from .focal_loss import check_focal, checked_class_weights
-from .functions import (
-    cross_entropy_sum,
-    dice_loss,
-    focal_sum,
-    hard_labels,
-    label_probability,
-    labelled_weight,
-    lovasz_softmax_loss,
-    mean_from_sums,
-)
+from utils.utils import IGNORE_INDEX
 
-# Each loss, and the options that change it.
-LOSSES: dict[str, frozenset[str]] = {
-    "cross_entropy": frozenset({"class_weights", "label_smoothing"}),
-    "focal_loss": frozenset({"class_weights", "focal_gamma", "focal_alpha"}),
-    "ohem": frozenset({"class_weights", "label_smoothing"}),
-    "dice": frozenset(),
-    "lovasz": frozenset(),
-}
-
-
-def parse_loss(loss_type: str) -> dict[str, float]:
-    """ "cross_entropy:1,dice:0.5" -> the factor of each loss; a name alone has factor 1."""
-    factors: dict[str, float] = {}
-    for part in loss_type.split(","):
-        name, colon, text = part.strip().partition(":")
-        if name not in LOSSES:
-            near = difflib.get_close_matches(name, LOSSES, n=1)
-            hint = f"did you mean {near[0]!r}? All" if near else "choose from"
-            raise ValueError(f"unknown loss {name!r} in {loss_type!r}; {hint}: {', '.join(LOSSES)}")
-        if name in factors:
-            raise ValueError(f"{name} is twice in {loss_type!r}; name each loss once")
-        try:
-            factors[name] = float(text) if colon else 1.0
-        except ValueError:
-            factors[name] = math.nan
-        if not 0 < factors[name] < math.inf:
-            raise ValueError(
-                f"weight {text!r} of {name} in {loss_type!r}; give a number > 0, as in {name}:0.5"
-            )
-    return factors
-
-
-def uses(loss_type: str) -> set[str]:
-    """Which of focal_gamma, focal_alpha, class_weights and label_smoothing change this loss."""
-    return set().union(*(LOSSES[name] for name in parse_loss(loss_type)))
+from .bands import banded_sum, upsample
+from .functions import check_class_weights, labeled_weight, mean_from_sums
+from .table import LOSSES, Kind, options_of, parse_loss
 
 
 class Criterion(nn.Module):
     """A mix of losses of logits that are upsampled to the labels' size on the way.
 
-    Cross entropy, focal loss and OHEM never hold full-size logits (see bands.py); Dice
-    and Lovasz-softmax do. All is computed in float32, or float64 if the logits are.
+    ``loss_type`` is "NAME" or "NAME:FACTOR,NAME:FACTOR", each NAME one of LOSSES. ``options``
+    maps names of options, such as focal_gamma, to their values; a missing one has the default of
+    the loss's function, and those that no loss of the mix uses are ignored. ``aux_weight`` is the
+    factor of the auxiliary head's loss.
+
+    Everything is computed in float32, or in float64 if the logits are. Only losses of Kind.SET ever
+    hold full-size logits (see bands.py).
     """
+
+    weight: Tensor | None
 
     def __init__(
         self,
-        factors: Mapping[str, float],
+        loss_type: str,
         *,
-        focal_gamma: float = 2.0,
-        focal_alpha: float = 1.0,
+        options: Mapping[str, float] = MappingProxyType({}),
         class_weights: Tensor | None = None,
-        label_smoothing: float = 0.0,
         aux_weight: float = 0.0,
-        ignore_index: int = 255,
+        ignore_index: int = IGNORE_INDEX,
     ) -> None:
         super().__init__()
-        check_focal(gamma=focal_gamma, alpha=focal_alpha)
-        if not 0 <= label_smoothing <= 1:
-            raise ValueError(f"label smoothing {label_smoothing}; give a number from 0 to 1")
+        factors = parse_loss(loss_type)
         if not 0 <= aux_weight < math.inf:
-            raise ValueError(f"auxiliary loss weight {aux_weight}; give a number >= 0")
-        self.factors = dict(factors)
-        self.focal_gamma = focal_gamma
-        self.focal_alpha = focal_alpha
-        self.label_smoothing = label_smoothing
+            raise ValueError(f"the auxiliary loss weight is {aux_weight}; give a number >= 0")
+        # In the table's order: the order in loss_type doesn't change how the result is rounded.
+        self.factors = {name: factors[name] for name in LOSSES if name in factors}
+        self.kinds = {LOSSES[name].kind for name in factors}
+        self.options = {name: options[name] for name in options_of(loss_type) & options.keys()}
         self.aux_weight = aux_weight
         self.ignore_index = ignore_index
-        self.register_buffer("weight", checked_class_weights(class_weights), persistent=False)
+        self.register_buffer("weight", check_class_weights(class_weights), persistent=False)
+        self._try_options()
+
+    def _try_options(self) -> None:
+        """Call every function once, on one pixel: a bad option is an error now, not in training."""
+        num_classes = 2 if self.weight is None else len(self.weight)
+        self(torch.zeros(1, num_classes, 1, 1), torch.zeros(1, 1, 1, dtype=torch.uint8))
 
     def count(self, labels: Tensor) -> Tensor:
-        """What pixel losses are divided by: the labelled pixels, or the sum of their class weights.
+        """What pixel losses are divided by: the labeled pixels, or the sum of their class weights.
 
-        A float64 scalar (float32 on MPS), ready to be added over processes and accumulation
-        steps; without a device wait.
+        A float64 scalar (float32 on MPS), ready to be added over processes and accumulation steps.
+        It does not wait for the device.
         """
-        return labelled_weight(labels, self.weight, self.ignore_index)
+        return labeled_weight(labels, self.weight, ignore_index=self.ignore_index)
 
     def forward(
         self,
@@ -115,12 +81,12 @@ class Criterion(nn.Module):
     ) -> Tensor:
         """The loss, or with ``count`` this micro-batch's share of it.
 
-        ``outputs`` is (N,C,h,w) logits, or a dict of them: "out" and perhaps "aux", which counts
-        aux_weight times. ``labels`` (N,H,W). ``count`` is the sum of `count` over all processes
-        and accumulation steps of one optimizer step: the shares of all of them add up to the loss
-        of all their pixels, exactly for cross entropy and focal loss. What is no sum over pixels
-        (OHEM, Dice, Lovasz-softmax) is measured in each micro-batch, and the shares add up to the
-        mean of these values, weighted by the micro-batches' counts.
+        ``outputs`` are logits (N,C,h,w), or a dict of them: "out" and perhaps "aux", which counts
+        aux_weight times. ``labels`` is (N,H,W). ``count`` is the sum of `count` over all processes
+        and accumulation steps of one optimizer step. The shares of all of them add up to the loss
+        of all their pixels, exactly for Kind.PIXELS. A loss of a set of pixels is measured in each
+        micro-batch, and the shares add up to the mean of these values, weighted by the
+        micro-batches' counts.
         """
         if isinstance(outputs, Tensor):
             outputs = {"out": outputs}
@@ -140,79 +106,30 @@ class Criterion(nn.Module):
             )
         logits = logits if logits.dtype == torch.float64 else logits.float()
         loss = logits.new_zeros(())
-        if self.factors.keys() & {"cross_entropy", "focal_loss"}:
-            loss = loss + mean_from_sums(banded_sum(logits, labels, self._pixel_sum), count)
-        if self.factors.keys() - {"cross_entropy", "focal_loss"}:
+        if Kind.PIXELS in self.kinds:
+            total = banded_sum(logits, labels, self._pixel_sum)
+            loss = loss + mean_from_sums(total, count)
+        if self.kinds != {Kind.PIXELS}:
+            values = self._values(Kind.BANDED_SET, logits, labels)
+            if Kind.SET in self.kinds:
+                # Softmax would copy full-size logits in channels_last.
+                full = upsample(logits.contiguous(), (labels.shape[1], labels.shape[2]))
+                values += self._values(Kind.SET, full, labels)
             share = mean_from_sums(own, count).to(logits.dtype)
-            loss = loss + share * self._set_losses(logits, labels)
+            loss = loss + share * sum(values, logits.new_zeros(()))
         return loss
 
     def _pixel_sum(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The mix of sums over pixels of full-size logits."""
-        total = logits.new_zeros(())
-        if "cross_entropy" in self.factors:
-            value = self._cross_entropy_sum(logits, labels)
-            total = total + self.factors["cross_entropy"] * value
-        if "focal_loss" in self.factors:
-            value = focal_sum(
-                logits,
-                labels,
-                gamma=self.focal_gamma,
-                alpha=self.focal_alpha,
-                weight=self.weight,
-                ignore_index=self.ignore_index,
-            )
-            total = total + self.factors["focal_loss"] * value
-        return total
+        return sum(self._values(Kind.PIXELS, logits, labels), logits.new_zeros(()))
 
-    def _cross_entropy_sum(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return cross_entropy_sum(
-            logits,
-            labels,
-            weight=self.weight,
-            label_smoothing=self.label_smoothing,
-            ignore_index=self.ignore_index,
-        )
-
-    def _set_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The mix of means that are no sums over pixels, of low-resolution logits."""
-        total = logits.new_zeros(())
-        if "ohem" in self.factors:
-            probability = banded_map(logits, labels, self._label_probability)
-            hard = hard_labels(probability, labels, ignore_index=self.ignore_index)
-            value = banded_sum(logits, hard, self._cross_entropy_sum)
-            total = total + self.factors["ohem"] * mean_from_sums(value, self.count(hard))
-        functions = {"dice": dice_loss, "lovasz": lovasz_softmax_loss}
-        if functions.keys() & self.factors.keys():
-            # Softmax over channels_last logits would copy them in full size.
-            logits = upsample(logits.contiguous(), (labels.shape[1], labels.shape[2]))
-        for name, function in functions.items():
-            if name in self.factors:
-                value = function(logits, labels, ignore_index=self.ignore_index)
-                total = total + self.factors[name] * value
-        return total
-
-    def _label_probability(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return label_probability(logits, labels, ignore_index=self.ignore_index)
-
-
-def create_criterion(
-    loss_type: str,
-    *,
-    focal_gamma: float = 2.0,
-    focal_alpha: float = 1.0,
-    class_weights: Tensor | None = None,
-    label_smoothing: float = 0.0,
-    aux_weight: float = 0.0,
-    ignore_index: int = 255,
-) -> Criterion:
-    """Build the loss "NAME" or "NAME:FACTOR,NAME:FACTOR", each NAME one of LOSSES."""
-    return Criterion(
-        parse_loss(loss_type),
-        focal_gamma=focal_gamma,
-        focal_alpha=focal_alpha,
-        class_weights=class_weights,
-        label_smoothing=label_smoothing,
-        aux_weight=aux_weight,
-        ignore_index=ignore_index,
-    )
+    def _values(self, kind: Kind, logits: Tensor, labels: Tensor) -> list[Tensor]:
+        """The value of each loss of this kind in the mix, times its factor."""
+        options = {**self.options, "class_weights": self.weight}
+        values = []
+        for name, factor in self.factors.items():
+            loss = LOSSES[name]
+            if loss.kind is kind:
+                given = {name: options[name] for name in loss.options & options.keys()}
+                value = loss.function(logits, labels, ignore_index=self.ignore_index, **given)
+                values.append(factor * value)
+        return values

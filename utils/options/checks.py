@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from datasets import DATASETS
-from utils.loss import LOSSES, parse_loss, uses
+from utils.loss import LOSSES, parse_loss
 from utils.options.programs import Options, fields, flat
 
 
@@ -18,7 +18,7 @@ def conditions() -> dict[str, str]:
     found = {}
     for name, field in fields().items():
         sets = [key for key, dataset in DATASETS.items() if name in dataset.options]
-        losses = [key for key in LOSSES if name in uses(key)]
+        losses = [key for key in LOSSES if name in LOSSES[key].options]
         if field.metadata["only_with"]:
             found[name] = field.metadata["only_with"]
         elif sets or losses:

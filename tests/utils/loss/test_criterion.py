@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.loss import LOSSES, Criterion, FocalLoss, bands, create_criterion
+from utils.loss import LOSSES, Criterion, FocalLoss, bands
 from utils.loss.functions import dice_loss, lovasz_softmax_loss
 
 WEIGHTS = torch.tensor([0.5, 2.0, 1.0, 0.25, 3.0])
@@ -27,13 +27,11 @@ def _small_bands(monkeypatch: pytest.MonkeyPatch) -> None:
 def build(loss_type: str, *, options: bool, aux_weight: float = 0.0) -> Criterion:
     """With ``options``, all that this loss knows differ from their defaults."""
     if not options:
-        return create_criterion(loss_type, aux_weight=aux_weight)
-    return create_criterion(
+        return Criterion(loss_type, aux_weight=aux_weight)
+    return Criterion(
         loss_type,
-        focal_gamma=1.5,
-        focal_alpha=0.25,
+        options={"focal_gamma": 1.5, "focal_alpha": 0.25, "label_smoothing": 0.1},
         class_weights=WEIGHTS,
-        label_smoothing=0.1,
         aux_weight=aux_weight,
     )
 
@@ -86,9 +84,9 @@ def test_ignored_pixels_change_nothing(loss_type: str, options: bool, seed: int)
     torch.testing.assert_close(other_gradient, gradient, rtol=1e-10, atol=1e-15)
 
     # And the same as if they were not there at all.
-    labelled = labels != 255
-    pixels = logits.permute(0, 2, 3, 1)[labelled].T[None, :, None]  # (1, C, 1, P)
-    torch.testing.assert_close(criterion(pixels, labels[labelled][None, None]), value)
+    labeled = labels != 255
+    pixels = logits.permute(0, 2, 3, 1)[labeled].T[None, :, None]  # (1, C, 1, P)
+    torch.testing.assert_close(criterion(pixels, labels[labeled][None, None]), value)
 
 
 @pytest.mark.parametrize("options", [False, True])
@@ -146,7 +144,7 @@ def test_half_precision_is_computed_in_float32(
 def test_small_gradients_survive_float16() -> None:
     """1.5e-8 is 0 in float16, 2**16 times as much is not."""
     logits = torch.tensor([18.0, 0.0]).reshape(1, 2, 1, 1).half().requires_grad_()
-    value = create_criterion("cross_entropy")(logits, torch.zeros(1, 1, 1, dtype=torch.uint8))
+    value = Criterion("cross_entropy")(logits, torch.zeros(1, 1, 1, dtype=torch.uint8))
     (gradient,) = torch.autograd.grad(value * 2**16, logits)
     p = 1 / (1 + math.exp(18))
     assert gradient[0, 1].item() == pytest.approx(p * 2**16, rel=1e-2)
@@ -154,7 +152,7 @@ def test_small_gradients_survive_float16() -> None:
 
 @pytest.mark.parametrize("options", [False, True])
 @pytest.mark.parametrize("loss_type", CASES)
-def test_no_labelled_pixel_gives_zero(loss_type: str, options: bool) -> None:
+def test_no_labeled_pixel_gives_zero(loss_type: str, options: bool) -> None:
     layer = nn.Conv2d(3, NUM_CLASSES, 1)
     criterion = build(loss_type, options=options)
     labels = torch.full((2, 8, 8), 255, dtype=torch.uint8)
@@ -173,7 +171,9 @@ def test_cross_entropy_equals_torch(
     smoothing: float, weight: Tensor | None, dtype: torch.dtype
 ) -> None:
     logits, labels = random_batch(6, size=(4, 3), dtype=dtype)
-    criterion = create_criterion("cross_entropy", class_weights=weight, label_smoothing=smoothing)
+    criterion = Criterion(
+        "cross_entropy", class_weights=weight, options={"label_smoothing": smoothing}
+    )
     value, gradient = value_and_gradient(criterion, logits, labels)
     expected = F.cross_entropy(
         F.interpolate(logits, size=(6, 7), mode="bilinear", align_corners=False),
@@ -197,8 +197,8 @@ def test_ohem_is_the_cross_entropy_of_the_hard_pixels(
     if easy:  # p_y above 0.7 nearly everywhere
         truth = F.one_hot(labels.long() % 255, NUM_CLASSES).permute(0, 3, 1, 2)
         logits = 0.1 * logits.detach() + 5 * truth
-    labelled = labels != 255
-    pixels, truth = logits.permute(0, 2, 3, 1)[labelled], labels[labelled].long()
+    labeled = labels != 255
+    pixels, truth = logits.permute(0, 2, 3, 1)[labeled], labels[labeled].long()
     p_y = pixels.softmax(1)[torch.arange(len(truth)), truth]
     num_below, fewest = int((p_y < 0.7).sum()), math.ceil(len(truth) / 16)
     assert (num_below < fewest) == easy and fewest > 1
@@ -209,7 +209,7 @@ def test_ohem_is_the_cross_entropy_of_the_hard_pixels(
         weight=None if weight is None else weight.double(),
         label_smoothing=smoothing,
     )
-    criterion = create_criterion("ohem", class_weights=weight, label_smoothing=smoothing)
+    criterion = Criterion("ohem", class_weights=weight, options={"label_smoothing": smoothing})
     torch.testing.assert_close(criterion(logits, labels), expected)
 
 
@@ -219,17 +219,17 @@ def test_mix_is_the_weighted_sum_of_its_losses() -> None:
     expected = (
         F.cross_entropy(full, labels.long(), ignore_index=255)
         + 0.5 * FocalLoss()(full, labels)
-        + 0.3 * create_criterion("ohem")(full, labels)
+        + 0.3 * Criterion("ohem")(full, labels)
         + 0.7 * dice_loss(full, labels)
         + 2 * lovasz_softmax_loss(full, labels)
     )
-    torch.testing.assert_close(create_criterion(MIX)(logits, labels), expected)
+    torch.testing.assert_close(Criterion(MIX)(logits, labels), expected)
 
 
 @pytest.mark.parametrize("options", [False, True])
 @pytest.mark.parametrize("loss_type", CASES)
 def test_shares_add_up(loss_type: str, options: bool) -> None:
-    """Parts with very different numbers of labelled pixels, one with none."""
+    """Parts with very different numbers of labeled pixels, one with none."""
     criterion = build(loss_type, options=options, aux_weight=0.4)
     logits = torch.cat([random_batch(seed, size=(3, 4))[0].detach() for seed in range(2)])
     aux = torch.cat([random_batch(seed, size=(2, 3))[0].detach() for seed in range(2, 4)])
@@ -260,7 +260,7 @@ def test_shares_add_up(loss_type: str, options: bool) -> None:
 @pytest.mark.parametrize("loss_type", PIXEL_LOSSES)
 def test_shares_of_pixel_losses_with_another_count(loss_type: str) -> None:
     logits, labels = random_batch(9)
-    criterion = create_criterion(loss_type)
+    criterion = Criterion(loss_type)
     count = 2 * criterion.count(labels)
     torch.testing.assert_close(
         criterion(logits, labels, count=count) * 2, criterion(logits, labels)
@@ -270,14 +270,14 @@ def test_shares_of_pixel_losses_with_another_count(loss_type: str) -> None:
 def test_count_is_exact_beyond_float32() -> None:
     labels = torch.zeros(1, 2**12, 2**12 + 1, dtype=torch.uint8)
     labels[0, 0, 0] = 255
-    assert create_criterion("dice").count(labels).item() == 2**24 + 2**12 - 1
+    assert Criterion("dice").count(labels).item() == 2**24 + 2**12 - 1
 
 
 def test_outputs() -> None:
     logits, labels = random_batch(11, size=(3, 4))
     aux, _ = random_batch(12, size=(2, 2))
-    plain = create_criterion("cross_entropy")
-    with_aux = create_criterion("cross_entropy", aux_weight=0.4)
+    plain = Criterion("cross_entropy")
+    with_aux = Criterion("cross_entropy", aux_weight=0.4)
     both = {"out": logits, "aux": aux}
     assert torch.equal(plain(logits, labels), plain({"out": logits}, labels))
     assert torch.equal(plain(both, labels), plain(logits, labels))
@@ -290,5 +290,5 @@ def test_outputs() -> None:
 def test_other_ignore_index() -> None:
     logits, labels = random_batch(13)
     moved = torch.where(labels == 255, 7, labels)
-    expected = create_criterion(MIX)(logits, labels)
-    assert torch.equal(create_criterion(MIX, ignore_index=7)(logits, moved), expected)
+    expected = Criterion(MIX)(logits, labels)
+    assert torch.equal(Criterion(MIX, ignore_index=7)(logits, moved), expected)

@@ -12,7 +12,7 @@ from utils.loss.functions import (
     dice_loss,
     hard_labels,
     label_probability,
-    labelled_weight,
+    labeled_weight,
     lovasz_softmax_loss,
 )
 
@@ -27,8 +27,8 @@ def random_pixels(seed: int, *, num_classes: int = 4) -> tuple[Tensor, Tensor]:
     return logits, labels
 
 
-def labelled_rows(logits: Tensor, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Softmax (P,C) and labels (P,) of the labelled pixels."""
+def labeled_rows(logits: Tensor, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Softmax (P,C) and labels (P,) of the labeled pixels."""
     scores = np.exp(logits.numpy().transpose(0, 2, 3, 1).reshape(-1, logits.shape[1]))
     mask = labels.numpy().reshape(-1) != 255
     return (scores / scores.sum(axis=1, keepdims=True))[mask], labels.numpy().reshape(-1)[mask]
@@ -55,7 +55,7 @@ def lovasz_by_definition(probability: np.ndarray, labels: np.ndarray) -> float:
 def test_lovasz_equals_its_definition(seed: int) -> None:
     logits, labels = random_pixels(seed)
     value = lovasz_softmax_loss(logits, labels).item()
-    assert value == pytest.approx(lovasz_by_definition(*labelled_rows(logits, labels)), rel=1e-12)
+    assert value == pytest.approx(lovasz_by_definition(*labeled_rows(logits, labels)), rel=1e-12)
 
 
 def test_lovasz_of_hard_predictions_is_the_jaccard_loss() -> None:
@@ -68,8 +68,8 @@ def test_lovasz_of_hard_predictions_is_the_jaccard_loss() -> None:
 
 def test_lovasz_slopes_of_an_absent_class_are_zero() -> None:
     """They are computed where asking for absence would wait for the device."""
-    labelled = torch.tensor([True, False, True])
-    slopes = _lovasz_slopes(torch.tensor([0.3, 0.4, 0.1]), torch.zeros_like(labelled), labelled)
+    labeled = torch.tensor([True, False, True])
+    slopes = _lovasz_slopes(torch.tensor([0.3, 0.4, 0.1]), torch.zeros_like(labeled), labeled)
     assert slopes.tolist() == [0, 0, 0]
 
 
@@ -89,7 +89,7 @@ def test_lovasz_slopes_are_exact_over_many_pixels() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_dice_equals_its_formula(seed: int) -> None:
     logits, labels = random_pixels(seed)
-    probability, truth = labelled_rows(logits, labels)
+    probability, truth = labeled_rows(logits, labels)
     losses = [
         1 - 2 * probability[truth == k, k].sum() / (probability[:, k].sum() + (truth == k).sum())
         for k in sorted(set(truth.tolist()))
@@ -108,7 +108,7 @@ def test_hard_pixels_by_hand() -> None:
     probability = torch.tensor([[[0.1, 0.9, 0.69, 0.7, 0.2, 0.99]]])
     labels = torch.tensor([[[3, 1, 2, 0, 255, 1]]])
     assert hard_labels(probability, labels).tolist() == [[[3, 255, 2, 255, 255, 255]]]
-    # 4 of the 5 labelled, though only 2 are below the threshold.
+    # 4 of the 5 labeled, though only 2 are below the threshold.
     assert hard_labels(probability, labels, min_kept=0.8).tolist() == [[[3, 1, 2, 0, 255, 255]]]
     assert hard_labels(probability, labels, threshold=1).tolist() == labels.tolist()
     # Rounded up: one pixel at least; and the hardest, however easy.
@@ -121,7 +121,7 @@ def test_hard_pixels_by_hand() -> None:
 @pytest.mark.parametrize("min_kept", [0.1, 0.5, 1.0])
 def test_hard_pixels_are_the_hardest(seed: int, min_kept: float) -> None:
     logits, labels = random_pixels(seed)
-    probability, truth = labelled_rows(logits, labels)
+    probability, truth = labeled_rows(logits, labels)
     p_y = probability[np.arange(len(truth)), truth]
     torch.testing.assert_close(label_probability(logits, labels)[labels != 255].numpy(), p_y)
     kept = hard_labels(label_probability(logits, labels), labels, threshold=0.05, min_kept=min_kept)
@@ -132,8 +132,8 @@ def test_hard_pixels_are_the_hardest(seed: int, min_kept: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
-def test_labelled_weight(dtype: torch.dtype) -> None:
+def test_labeled_weight(dtype: torch.dtype) -> None:
     labels = torch.tensor([[[0, 0, 1, 255, 2]]]).to(dtype)
-    assert labelled_weight(labels, None, 255).item() == 4
-    assert labelled_weight(labels, torch.tensor([0.5, 3.0, 0.0]), 255).item() == 4.0
-    assert labelled_weight(labels, None, 255).dtype == torch.float64
+    assert labeled_weight(labels, None, ignore_index=255).item() == 4
+    assert labeled_weight(labels, torch.tensor([0.5, 3.0, 0.0]), ignore_index=255).item() == 4.0
+    assert labeled_weight(labels, None, ignore_index=255).dtype == torch.float64

@@ -1,4 +1,4 @@
-"""What --loss_type and the numbers beside it may be, and which of them a loss uses."""
+"""What --loss_type and the options of losses may be, and which options a loss uses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from utils.loss import LOSSES, create_criterion, parse_loss, uses
+from utils.loss import LOSSES, Criterion, options_of, parse_loss
 
 
 def batch() -> tuple[Tensor, Tensor]:
@@ -21,24 +21,37 @@ def batch() -> tuple[Tensor, Tensor]:
 def test_names_and_factors() -> None:
     assert parse_loss("dice") == {"dice": 1.0}
     assert parse_loss("cross_entropy:1, dice:0.5") == {"cross_entropy": 1.0, "dice": 0.5}
-    assert uses("cross_entropy") == uses("ohem,dice") == {"class_weights", "label_smoothing"}
-    assert uses("focal_loss") == {"class_weights", "focal_gamma", "focal_alpha"}
-    assert uses("dice,lovasz:2") == set()
+    assert (
+        options_of("cross_entropy")
+        == options_of("ohem,dice")
+        == {"class_weights", "label_smoothing"}
+    )
+    assert options_of("focal_loss") == {"class_weights", "focal_gamma", "focal_alpha"}
+    assert options_of("dice,lovasz:2") == set()
 
 
 @pytest.mark.parametrize("name", ["class_weights", "label_smoothing", "focal_gamma", "focal_alpha"])
 @pytest.mark.parametrize("loss_type", [*LOSSES, "cross_entropy:1,dice:0.5", "focal_loss,lovasz"])
-def test_uses_says_which_options_change_the_loss(loss_type: str, name: str) -> None:
-    changed = {
-        "class_weights": torch.tensor([0.5, 2.0, 1.0, 0.25, 3.0]),
-        "label_smoothing": 0.3,
-        "focal_gamma": 0.5,
-        "focal_alpha": 0.25,
-    }
+def test_options_of_a_loss_are_those_that_change_it(loss_type: str, name: str) -> None:
     logits, labels = batch()
-    default = create_criterion(loss_type)(logits, labels)
-    value = create_criterion(loss_type, **{name: changed[name]})(logits, labels)
-    assert torch.equal(value, default) == (name not in uses(loss_type))
+    if name == "class_weights":
+        weights = torch.tensor([0.5, 2.0, 1.0, 0.25, 3.0])
+        changed = Criterion(loss_type, class_weights=weights)
+    else:
+        value = {"label_smoothing": 0.3, "focal_gamma": 0.5, "focal_alpha": 0.25}[name]
+        changed = Criterion(loss_type, options={name: value})
+    equal = torch.equal(changed(logits, labels), Criterion(loss_type)(logits, labels))
+    assert equal == (name not in options_of(loss_type))
+
+
+def test_options_of_a_whole_run_are_taken_too() -> None:
+    """Only those the loss uses matter: not what else is set, nor the file of class weights."""
+    logits, labels = batch()
+    run = {"focal_gamma": 0.5, "lr": 0.1, "precision": "bf16", "class_weights": "weights.txt"}
+    plain = Criterion("focal_loss,dice", options={"focal_gamma": 0.5})
+    assert torch.equal(
+        Criterion("focal_loss,dice", options=run)(logits, labels), plain(logits, labels)
+    )
 
 
 @pytest.mark.parametrize(
@@ -48,33 +61,34 @@ def test_uses_says_which_options_change_the_loss(loss_type: str, name: str) -> N
         ("qqq", "unknown loss 'qqq'.*; choose from: cross_entropy, focal_loss, ohem, dice, lovasz"),
         ("", "unknown loss ''"),
         ("dice,", "unknown loss ''"),
-        ("dice:0", "weight '0' of dice in 'dice:0'; give a number > 0"),
-        ("dice:-1", "weight '-1' of dice"),
-        ("dice:nan", "weight 'nan' of dice"),
-        ("dice:inf", "weight 'inf' of dice"),
-        ("dice:", "weight '' of dice"),
-        ("dice:much", "weight 'much' of dice"),
-        ("dice:1,dice:2", "dice is twice"),
+        ("dice:0", "factor of dice in 'dice:0' is '0'; give a number above 0"),
+        ("dice:-1", "factor of dice in .* is '-1'"),
+        ("dice:nan", "factor of dice in .* is 'nan'"),
+        ("dice:inf", "factor of dice in .* is 'inf'"),
+        ("dice:", "factor of dice in .* is ''"),
+        ("dice:much", "factor of dice in .* is 'much'"),
+        ("dice:1,dice:2", "'dice:1,dice:2' names dice twice"),
     ],
 )
 def test_bad_loss_types(loss_type: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
-        create_criterion(loss_type)
+        Criterion(loss_type)
     assert "\n" not in str(error.value)
 
 
 def test_bad_numbers() -> None:
     for smoothing in (-0.1, 1.1, math.nan):
-        with pytest.raises(ValueError, match="label smoothing"):
-            create_criterion("dice", label_smoothing=smoothing)
-    with pytest.raises(ValueError, match="auxiliary loss weight -1"):
-        create_criterion("dice", aux_weight=-1)
-    with pytest.raises(ValueError, match="gamma must be >= 0"):
-        create_criterion("dice", focal_gamma=-1)
+        with pytest.raises(ValueError, match="label smoothing is .*; give a number from 0 to 1"):
+            Criterion("dice,ohem", options={"label_smoothing": smoothing})
+    for options in ({"focal_gamma": -1}, {"focal_alpha": 0}):
+        with pytest.raises(ValueError, match="gamma must be >= 0 and alpha > 0"):
+            Criterion("focal_loss", options=options)
+    with pytest.raises(ValueError, match="auxiliary loss weight is -1"):
+        Criterion("dice", aux_weight=-1)
     with pytest.raises(ValueError, match="class weights"):
-        create_criterion("dice", class_weights=torch.tensor([-1.0]))
+        Criterion("dice", class_weights=torch.tensor([-1.0]))
     logits, labels = batch()
     with pytest.raises(ValueError, match=r"\(2, 5, 6, 7\) and labels \(1, 6, 7\)"):
-        create_criterion("dice")(logits, labels[:1])
+        Criterion("dice")(logits, labels[:1])
     with pytest.raises(ValueError, match="2 class weights for 5 classes"):
-        create_criterion("cross_entropy", class_weights=torch.ones(2))(logits, labels.clamp(max=1))
+        Criterion("cross_entropy", class_weights=torch.ones(2))(logits, labels.clamp(max=1))

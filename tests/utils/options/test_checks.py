@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from datasets import DATASETS
-from utils.loss import LOSSES, uses
+from utils.loss import LOSSES, options_of
 from utils.options import changes_on_resume, check_options, flat, parse_main, without_effect
 
 
@@ -90,5 +90,5 @@ def test_options_of_other_versions_are_no_change() -> None:
 
 @pytest.mark.parametrize("user", [*DATASETS, *LOSSES])
 def test_what_a_data_set_or_a_loss_uses_is_an_option(user: str) -> None:
-    used = DATASETS[user].options if user in DATASETS else uses(user)
+    used = DATASETS[user].options if user in DATASETS else options_of(user)
     assert set(used) <= set(flat(parse_main([])))

@@ -1,0 +1,42 @@
+"""The file of --class_weights: the weight of each class in the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+def read_class_weights(path: str, class_names: Sequence[str]) -> Tensor | None:
+    """Class weights (C,) from a file with one line `weight  class name` per class; None for "none".
+
+    The rest of a line after # is a comment. Every class needs a line, except those called
+    "unused N", whose weight is 0.
+    """
+    if path == "none":
+        return None
+    weights: dict[str, float] = {name: 0.0 for name in class_names if name.startswith("unused ")}
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"--class_weights {path}: the file does not exist; give a file, auto or none"
+        )
+    for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
+        words = line.split("#")[0].split(maxsplit=1)
+        if not words:
+            continue
+        name = words[-1].strip()
+        if len(words) != 2 or name not in class_names:
+            raise ValueError(
+                f"{path}: the line {line!r} must be `weight  class name`; "
+                f"the classes are {', '.join(class_names)}"
+            )
+        try:
+            weights[name] = float(words[0])
+        except ValueError:
+            raise ValueError(f"{path}: {words[0]!r} in {line!r} is not a number") from None
+    missing = [name for name in class_names if name not in weights]
+    if missing:
+        raise ValueError(f"{path}: no weight for {', '.join(missing)}; every class needs a line")
+    return torch.tensor([weights[name] for name in class_names])
