@@ -259,7 +259,7 @@ def test_a_mix_of_losses_is_the_weighted_sum(voc_args: Args, tmp_path: Path) -> 
     [
         ("--loss_type cross_entrpy", "did you mean 'cross_entropy'?"),
         ("--loss_type dice,dice", "names dice twice"),
-        ("--loss_type dice:-1", "give a number > 0"),
+        ("--loss_type dice:-1", "give a number above 0"),
         ("--freeze_backbone_itrs 9", "--freeze_backbone_itrs 9 is more than --total_itrs 4"),
         ("--aux_loss 0.4 --model deeplabv3plus_nothing", "unknown model"),
     ],
