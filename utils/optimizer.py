@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+
+# The optimizers of --optimizer.
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": partial(torch.optim.SGD, momentum=0.9),
+    "adamw": torch.optim.AdamW,
+}
 
 
 def parameter_groups(
@@ -41,7 +49,7 @@ def create_optimizer(
     no_decay_norm_bias: bool = False,
     fused: bool = False,
 ) -> torch.optim.Optimizer:
-    """SGD with momentum 0.9, or AdamW; the last group's lr is the head's.
+    """Build the optimizer `name` of OPTIMIZERS; the last group's lr is the head's.
 
     ``fused`` is one kernel for the whole update, which :class:`utils.bad_steps.BadSteps` can skip
     without waiting for the device.
@@ -49,9 +57,7 @@ def create_optimizer(
     groups = parameter_groups(
         model, lr=lr, backbone_lr_mult=backbone_lr_mult, no_decay_norm_bias=no_decay_norm_bias
     )
+    if name not in OPTIMIZERS:
+        raise ValueError(f"unknown optimizer {name!r}; choose from {', '.join(OPTIMIZERS)}")
     kernel = fused or None  # None: torch chooses among the others
-    if name == "sgd":
-        return torch.optim.SGD(groups, lr, momentum=0.9, weight_decay=weight_decay, fused=kernel)
-    if name == "adamw":
-        return torch.optim.AdamW(groups, lr, weight_decay=weight_decay, fused=kernel)
-    raise ValueError(f"unknown optimizer {name!r}: must be sgd or adamw")
+    return OPTIMIZERS[name](groups, lr=lr, weight_decay=weight_decay, fused=kernel)

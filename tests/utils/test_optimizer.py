@@ -83,5 +83,5 @@ def test_an_update_is_torchs(name: str, fused: bool) -> None:
 
 
 def test_an_unknown_optimizer_is_an_error() -> None:
-    with pytest.raises(ValueError, match="unknown optimizer 'adam': must be sgd or adamw"):
+    with pytest.raises(ValueError, match="unknown optimizer 'adam'; choose from sgd, adamw"):
         create_optimizer("adam", Parts(), **SETTINGS)

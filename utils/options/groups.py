@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datasets import DATASETS
 from datasets.voc import FOLDERS as VOC_FOLDERS
 from utils.loss import LOSSES
+from utils.optimizer import OPTIMIZERS
 from utils.options.declare import (
     DEVICE,
     FACTOR,
@@ -164,7 +165,7 @@ class OptimOptions:
     backbone_lr_mult: float = option(
         0.1, "learning rate of the backbone, as a multiple of --lr", FACTOR
     )
-    optimizer: str = option("sgd", "optimizer; sgd has momentum 0.9", choices=("sgd", "adamw"))
+    optimizer: str = option("sgd", "optimizer; sgd has momentum 0.9", choices=tuple(OPTIMIZERS))
     weight_decay: float = option(1e-4, "weight decay", FACTOR)
     no_decay_norm_bias: bool = option(False, "no weight decay on normalization layers and biases")
     clip_grad_norm: float | None = option(

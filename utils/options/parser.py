@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -80,13 +81,13 @@ class _Parser(argparse.ArgumentParser):
     """argparse whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
+        unknown = re.match(r"unrecognized arguments: ([^\s=]+)", message)
         if unknown:
             flags = [flag for action in self._actions for flag in action.option_strings]
             near = difflib.get_close_matches(unknown[1], flags, n=1)
-            message = f"unknown option {unknown[1]}"
-            message += f"; did you mean {near[0]}?" if near else ""
-            message += f" All options: python {self.prog} --help"
+            meant = [f"@{unknown[1]}"] if os.path.isfile(unknown[1]) else near
+            hint = f"; did you mean {meant[0]}?" if meant else "."
+            message = f"unknown option {unknown[1]}{hint} All options: python {self.prog} --help"
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
 
 

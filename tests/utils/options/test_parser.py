@@ -72,7 +72,10 @@ def test_counts_may_be_written_as_30e3() -> None:
     ("arguments", "expected"),
     [
         ("--crop_size 32", "--crop_size 32: must be at least 33"),
-        ("--modle x", "unknown option --modle; did you mean --model?"),
+        ("--modle x", "unknown option --modle; did you mean --model? All options: python main.py"),
+        ("--modle=x", "unknown option --modle; did you mean --model?"),
+        ("--qqqqq", "unknown option --qqqqq. All options: python main.py --help"),
+        (f"{ROOT}/recipes/shapes.txt", f"did you mean @{ROOT}/recipes/shapes.txt?"),
         ("--lr x", "--lr: invalid float value: 'x'"),
         ("--total_itrs 1.5", "--total_itrs: invalid integer value: '1.5'"),
         ("--ckpt=", "--ckpt is empty; give a value, or leave it out"),
