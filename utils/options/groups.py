@@ -54,7 +54,7 @@ class DataOptions:
     download: bool = option(False, "download the data set first", free_on_resume=True)
     train_split: str = option(
         "train",
-        "images to train on; trainval is train and val, train_extra Cityscapes' coarse labels",
+        "images to train on; trainval adds val, train_extra is Cityscapes' coarse labels",
         choices=("train", "trainval", "train_extra"),
     )
     val_fraction: float = option(
@@ -108,7 +108,7 @@ class DataOptions:
     )
     num_workers: int | None = option(
         None,
-        "processes that load images, 0 for none besides the main one (default: by the cores)",
+        "loader processes; 0 loads in the training process (default: by the number of cores)",
         Value("N", 0, 1024),  # more than a machine has cores
         free_on_resume=True,
     )
@@ -118,8 +118,10 @@ class DataOptions:
 class ModelOptions:
     """Model"""
 
-    model: str = option("deeplabv3plus_mobilenet", "network, see --list_models", NAME)
-    list_models: bool = option(False, "print all networks with their sizes", free_on_resume=True)
+    model: str = option("deeplabv3plus_mobilenet", "name of the network, see --list_models", NAME)
+    list_models: bool = option(
+        False, "print all networks with their sizes, and stop", free_on_resume=True
+    )
     markdown: bool = option(
         False,
         "print --list_models as a Markdown table",
@@ -145,7 +147,7 @@ class ModelOptions:
     )
     bn_momentum: float | None = option(
         None,
-        "BatchNorm momentum of the backbone (default: 0.1, or 0.01 after pretraining)",
+        "BatchNorm momentum of the backbone (default: 0.1 from random weights, else 0.01)",
         SHARE,
     )
     ckpt: str | None = option(
@@ -212,14 +214,14 @@ class OptimOptions:
     compile: bool = option(False, "compile the training network with torch.compile; for GPUs")
     ema: float = option(
         0.0,
-        "decay of averaged weights, which then validate and predict; 0 averages nothing",
+        "decay of averaged weights, used to validate and predict; 0 does not average",
         SHARE_BELOW_1,
     )
     freeze_bn: bool = option(False, "keep all BatchNorm statistics as they are")
     freeze_backbone_itrs: int = option(0, "steps at the start that train only the head", STEPS_OR_0)
     max_bad_steps: int = option(
         10,
-        "NaN or infinite losses in a row to skip before stopping",
+        "how many NaN or infinite losses in a row to skip before the run stops",
         STEPS_OR_0,
         free_on_resume=True,
     )
@@ -247,7 +249,7 @@ class RunOptions:
         False, "delete an earlier run of the same name", not_with=["test_only"], starts_run=True
     )
     save_val_results: bool = option(
-        False, "save image, label, prediction and overlay in validation", free_on_resume=True
+        False, "save every validation image with label and prediction", free_on_resume=True
     )
     save_interval: int | None = option(
         None,
@@ -258,10 +260,10 @@ class RunOptions:
     keep_checkpoints: int = option(
         2, "latest checkpoints to keep, in case one is damaged", IMAGES, free_on_resume=True
     )
-    print_interval: int = option(10, "steps between printed losses", STEPS, free_on_resume=True)
+    print_interval: int = option(10, "steps between printed lines", STEPS, free_on_resume=True)
     val_interval: int = option(100, "steps between validations", STEPS, free_on_resume=True)
     val_tile: int | None = option(
-        None, "validate in tiles of this side, to save memory", TILE, free_on_resume=True
+        None, "side of the tiles in which to validate, to save memory", TILE, free_on_resume=True
     )
     random_seed: int = option(
         1,

@@ -75,15 +75,15 @@ class PredictOptions:
     )
     crop_size: int = option(513, "side of the center crop in pixels", SIDE)
     val_tile: int | None = option(
-        None, "predict in overlapping tiles of this side: whole images need more memory", TILE
+        None, "side of the tiles in which to predict, to save memory", TILE
     )
 
 
 @dataclass(frozen=True)
 class PredecessorOptions:
-    """The predecessor's flags, only for its checkpoints: ours say all this themselves"""
+    """Flags of the predecessor, for its checkpoints only: ours contain all this"""
 
-    model: str | None = option(None, "network", NAME)
+    model: str | None = option(None, "name of the network", NAME)
     dataset: str | None = option(
         None, "data set it was trained on: class names and colors", choices=("voc", "cityscapes")
     )
