@@ -1,7 +1,7 @@
 """Segmentation scores from one exact confusion matrix, and a running average.
 
-Pixels are counted into int64 cells (row: ground truth, column: prediction), so the order, the
-batch size and the number of processes change nothing; every score is worked out of the counts.
+Pixels are counted in int64 (row: ground truth, column: prediction), so the order, the batch size
+and the number of processes change nothing. Every score is computed from these counts.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# torch has few operations on these; each fits in the type beside it, except uint64 values from
-# 2**63 on, which become negative and so stay outside every class range.
+# torch has few operations for these types, so each becomes a wider one. uint64 values from 2**63 on
+# become negative, and so stay outside every class range.
 _WIDER_DTYPE = {
     torch.bool: torch.uint8,
     torch.uint16: torch.int32,
@@ -24,12 +24,12 @@ _WIDER_DTYPE = {
 
 
 def _as_integer_tensor(values: np.ndarray | Tensor, what: str) -> Tensor:
-    """Give an integer tensor that torch can count, sharing memory where it can."""
+    """`values` as an integer tensor that torch can count; it shares memory where possible."""
     if not isinstance(values, Tensor):
         array = np.asarray(values)
         if array.dtype.kind not in "iub":
             raise ValueError(f"{what} are of type {array.dtype}; give integer class ids")
-        # torch wants native byte order and positive strides, and warns of read-only memory.
+        # torch needs native byte order and positive strides, and warns about read-only memory.
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
         values = torch.from_numpy(np.require(array, requirements=["C", "W"]))
     if values.is_floating_point() or values.is_complex():
@@ -38,14 +38,14 @@ def _as_integer_tensor(values: np.ndarray | Tensor, what: str) -> Tensor:
 
 
 def _mask_invalid(labels: Tensor, preds: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Send labels outside 0..C-1 to the ignored row C; refuse such predictions elsewhere."""
+    """Give labels outside 0..C-1 the ignored row C; elsewhere, refuse such predictions."""
     labels, preds = labels.long(), preds.long()
     ignored = (labels < 0) | (labels >= num_classes)
     wrong = preds[~ignored & ((preds < 0) | (preds >= num_classes))]
     if wrong.numel():
         values = ", ".join(str(value) for value in wrong.unique()[:5].tolist())
         raise ValueError(
-            f"predicted {values} at labelled pixels; predictions must be 0..{num_classes - 1}, "
+            f"predicted {values} at labeled pixels; predictions must be 0..{num_classes - 1}: "
             "check the model's number of classes"
         )
     return labels.masked_fill(ignored, num_classes), preds.masked_fill(ignored, 0)
@@ -54,15 +54,15 @@ def _mask_invalid(labels: Tensor, preds: Tensor, num_classes: int) -> tuple[Tens
 def _count(labels: Tensor, preds: Tensor, num_classes: int) -> Tensor:
     """Count (ground truth, prediction) pairs: int64 (C, C).
 
-    One bincount over `label * C + prediction`; ignored pixels fall into a spare row, which is
-    cheaper than masking them out, and the narrowest index that holds all cells is the fastest.
+    This is one bincount of `label * C + prediction`. Ignored pixels are counted in a spare row,
+    which is cheaper than masking them out. The narrowest index type for all cells is the fastest.
     """
     num_cells = num_classes * num_classes + num_classes
     if labels.numel() == 0:
         return torch.zeros(num_classes, num_classes, dtype=torch.int64, device=labels.device)
     dtypes = (torch.int16, torch.int32, torch.int64)
     index_dtype = next(dtype for dtype in dtypes if num_cells - 1 <= torch.iinfo(dtype).max)
-    # One transfer for the four numbers: on a GPU each would wait for the device.
+    # One transfer for all four numbers: on a GPU, each transfer waits for the device.
     bounds = [bound.long() for values in (labels, preds) for bound in torch.aminmax(values)]
     label_min, label_max, pred_min, pred_max = torch.stack(bounds).tolist()
     preds_in_range = 0 <= pred_min and pred_max < num_classes
@@ -70,8 +70,8 @@ def _count(labels: Tensor, preds: Tensor, num_classes: int) -> Tensor:
         labels, preds = _mask_invalid(labels, preds, num_classes)
     index = labels.to(index_dtype, copy=True).clamp_(max=num_classes)
     index = index.mul_(num_classes).add_(preds.to(index_dtype)).reshape(-1)
-    # Neighbours mostly fall into one cell, where each count would wait for the one before it:
-    # neighbouring columns count into different tables.
+    # Neighboring pixels mostly fall into the same cell, where each count has to wait for the one
+    # before it. So neighboring columns are counted in different tables.
     num_tables = max(1, min(8, (torch.iinfo(torch.int16).max + 1) // num_cells))
     columns = torch.arange(labels.shape[-1] if labels.ndim else 1, device=labels.device)
     index.view(-1, len(columns)).add_((columns % num_tables * num_cells).to(index_dtype))
@@ -81,27 +81,27 @@ def _count(labels: Tensor, preds: Tensor, num_classes: int) -> Tensor:
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Divide in float64; NaN where the denominator is 0."""
+    """The quotient in float64; NaN where the denominator is 0."""
     undefined = np.full(np.shape(denominator), np.nan)
     return np.divide(numerator, denominator, out=undefined, where=np.asarray(denominator) > 0)
 
 
 def _mean_of_defined(values: np.ndarray) -> float:
-    """Mean without the NaN entries; NaN where nothing is left."""
+    """The mean without NaN entries; NaN if nothing is left."""
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if defined.size else float("nan")
 
 
 class StreamSegMetrics:
-    """Scores of a segmentation, kept as exact counts on the device of the predictions.
+    """The scores of a segmentation, from exact counts.
 
-    Labels outside 0..n_classes-1 (255, negatives) are ignored. `class_names` default to "0", "1",
-    ...; they must be distinct.
+    Labels outside 0..n_classes-1 (255, negative ones) are ignored. `class_names` must be distinct;
+    they default to "0", "1", ... `counts` are int64 (C, C) on the device of the predictions.
     """
 
     def __init__(self, n_classes: int, *, class_names: Sequence[str] | None = None) -> None:
         if n_classes < 1:
-            raise ValueError(f"n_classes is {n_classes}; at least 1 class is needed")
+            raise ValueError(f"n_classes is {n_classes}; it must be at least 1")
         names = tuple(str(i) for i in range(n_classes)) if class_names is None else class_names
         if len(names) != n_classes or len(set(names)) != n_classes:
             raise ValueError(
@@ -114,68 +114,51 @@ class StreamSegMetrics:
 
     def reset(self) -> None:
         """Forget every count."""
-        self._state = torch.zeros(self.n_classes, self.n_classes, dtype=torch.int64)
-
-    @property
-    def state(self) -> Tensor:
-        """The live counts, int64 (C, C), for code that reduces them over processes itself."""
-        return self._state
+        self.counts = torch.zeros(self.n_classes, self.n_classes, dtype=torch.int64)
 
     @property
     def confusion(self) -> np.ndarray:
         """A copy of the counts: int64 (C, C), rows ground truth, columns prediction."""
-        return self._state.to("cpu", copy=True).numpy()
+        return self.counts.to("cpu", copy=True).numpy()
 
-    # Counts made under inference_mode could not be reduced in place outside it.
+    # Tensors made in inference mode cannot be changed in place outside of it, as all_reduce does.
     @torch.inference_mode(False)
     def update(self, labels: np.ndarray | Tensor, preds: np.ndarray | Tensor) -> None:
-        """Count one batch: integer arrays or tensors of one shape, any device, any layout.
+        """Count one batch: integer arrays or tensors of the same shape, on any device.
 
-        Raises ValueError for differing shapes, a type that is not integer, and a prediction
-        outside 0..n_classes-1 at a labelled pixel; nothing is counted then.
+        Raises ValueError, and counts nothing, if the shapes differ, a type is not integer, or a
+        prediction at a labeled pixel is outside 0..n_classes-1.
         """
         labels = _as_integer_tensor(labels, "labels")
         preds = _as_integer_tensor(preds, "predictions")
         if labels.shape != preds.shape:
             raise ValueError(
                 f"labels are {tuple(labels.shape)} and predictions {tuple(preds.shape)}; "
-                "they must have one shape"
+                "they must have the same shape"
             )
-        self._add(_count(labels.to(preds.device), preds, self.n_classes))
-
-    @torch.inference_mode(False)
-    def merge(self, counts: np.ndarray | Tensor) -> None:
-        """Add the counts (C, C) of another process or run."""
-        counts = _as_integer_tensor(counts, "counts")
-        if counts.shape != self._state.shape or bool((counts < 0).any()):
-            raise ValueError(
-                f"counts to merge are {tuple(counts.shape)}, from {counts.min().item()}; they "
-                f"must be {tuple(self._state.shape)} and not negative"
-            )
-        self._add(counts.long())
-
-    def _add(self, counts: Tensor) -> None:
-        self._state = self._state.to(counts.device) + counts
+        counts = _count(labels.to(preds.device), preds, self.n_classes)
+        self.counts = self.counts.to(counts.device) + counts
 
     def all_reduce(self) -> None:
-        """Sum the counts over all processes, in each of them; call once, before get_results.
+        """Sum the counts over all processes; call it once in each, before get_results.
 
-        Does nothing outside torch.distributed.
+        Without torch.distributed it does nothing.
         """
         distributed = torch.distributed
         if not (distributed.is_available() and distributed.is_initialized()):
             return
-        # A process that had no batch still has its counts on the CPU: all must agree on a device.
+        # A process that had no batch has its counts on the CPU, but all must use the same device.
         device = "cuda" if "nccl" in distributed.get_backend() else "cpu"
-        self._state = self._state.to(device)
-        distributed.all_reduce(self._state)
+        self.counts = self.counts.to(device)
+        distributed.all_reduce(self.counts)
 
     def get_results(self) -> dict[str, Any]:
-        """Work out every score as plain numbers; NaN where one is undefined.
+        """All scores as plain numbers; NaN where a score is undefined.
 
-        "Mean IoU" and "Mean Dice" are over classes that occur in the ground truth or in the
-        predictions; "Mean Acc" and "Mean IoU (classes in ground truth)" over those in the ground
-        truth. "Class IoU" goes by class index, the other "Class ..." entries by name.
+        "Mean IoU" and "Mean Dice" average over the classes that occur in the ground truth or in
+        the predictions, "Mean Acc" and "Mean IoU (classes in ground truth)" over those in the
+        ground truth. The keys of "Class IoU" are class indices, those of the other "Class ..."
+        entries class names.
         """
         counts = self.confusion
         hits, truth, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
@@ -204,33 +187,47 @@ class StreamSegMetrics:
 
     @staticmethod
     def to_str(results: Mapping[str, Any]) -> str:
-        """One line "name: value" per overall score, after an empty one as the predecessor's."""
+        """An empty line, as in the predecessor, then "name: value" lines of the overall scores."""
         overall = {key: value for key, value in results.items() if not isinstance(value, Mapping)}
         return "\n" + "".join(f"{key}: {value:f}\n" for key, value in overall.items())
+
+    @staticmethod
+    def class_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The per-class scores as rows of a table, one dict per class."""
+        columns = {
+            "IoU": "Class IoU by name",
+            "Dice": "Class Dice",
+            "precision": "Class Precision",
+            "recall": "Class Recall",
+            "pixels": "Class Pixels",
+        }
+        return [
+            {"class": name} | {column: results[key][name] for column, key in columns.items()}
+            for name in results["Class Pixels"]
+        ]
 
     @staticmethod
     def class_table(results: Mapping[str, Any]) -> str:
         """An aligned text table of the per-class scores.
 
-        "absent": no pixel of the ground truth is of the class; "-": the score is undefined.
+        "absent" means that no ground-truth pixel has the class, "-" that a score is undefined.
         """
-        columns = ("IoU", "Dice", "precision", "recall")
-        keys = ("Class IoU by name", "Class Dice", "Class Precision", "Class Recall")
-        rows = [("class", *columns, "pixels")]
-        for name, pixels in results["Class Pixels"].items():
-            scores = (results[key][name] for key in keys)
-            cells = ("-" if np.isnan(score) else f"{score:.4f}" for score in scores)
-            rows.append((name, *cells, f"{pixels:,}" if pixels else "absent"))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        rows = StreamSegMetrics.class_rows(results)
+        table = [list(rows[0])]
+        for row in rows:
+            name, *scores, pixels = row.values()
+            cells = ["-" if np.isnan(score) else f"{score:.4f}" for score in scores]
+            table.append([name, *cells, f"{pixels:,}" if pixels else "absent"])
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = []
-        for name, *cells in rows:
+        for name, *cells in table:
             aligned = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
             lines.append("  ".join([name.ljust(widths[0]), *aligned]))
         return "\n".join(lines)
 
 
 class AverageMeter:
-    """Running averages of named numbers (floats, or tensors: kept where they are)."""
+    """Running averages of named numbers: floats, or tensors, which stay on their device."""
 
     def __init__(self) -> None:
         self._totals: dict[str, Any] = {}
@@ -242,18 +239,13 @@ class AverageMeter:
         self._counts[id] = self._counts.get(id, 0) + 1
 
     def get_results(self, id: str) -> float | Tensor:
-        """The average of the values since the last reset; ValueError where there is none."""
+        """The average of the values since the last reset; ValueError if there are none."""
         if not self._counts.get(id):
             known = ", ".join(name for name, count in self._counts.items() if count) or "none"
             raise ValueError(f"no values for {id!r}; names with values: {known}")
         return self._totals[id] / self._counts[id]
 
     def reset(self, id: str) -> None:
-        """Forget the values of `id`, if there are any."""
+        """Forget the values of `id`, if it has any."""
         self._totals.pop(id, None)
         self._counts.pop(id, None)
-
-    def reset_all(self) -> None:
-        """Forget all values."""
-        self._totals.clear()
-        self._counts.clear()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -144,28 +143,13 @@ def report_validation(
     say("\n".join(lines))
     overall = {name: value for name, value in scores.items() if isinstance(value, float)}
     trackers.scalars(step, overall | {"validation loss": loss})
-    trackers.table("classes", step, class_rows(scores))
+    trackers.table("classes", step, metrics.class_rows(scores))
     if not run.opts.run.test_only:
         with lets_writing_fail():
             figures.save_curves(read_history(run.files.history), folder / "curves.png")
             figures.save_confusion(metrics.confusion, run.class_names, folder / "confusion.png")
         for name in ("curves", "confusion"):
             trackers.figure(name, step, folder / f"{name}.png")
-
-
-def class_rows(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The per-class scores as table rows."""
-    columns = {
-        "IoU": "Class IoU by name",
-        "Dice": "Class Dice",
-        "precision": "Class Precision",
-        "recall": "Class Recall",
-        "pixels": "Class Pixels",
-    }
-    return [
-        {"class": name, **{title: scores[key][name] for title, key in columns.items()}}
-        for name in scores["Class Pixels"]
-    ]
 
 
 def start_trackers(run: Run) -> Trackers:

@@ -38,6 +38,15 @@ def counts_by_hand(labels: np.ndarray, preds: np.ndarray, num_classes: int) -> n
     return counts
 
 
+def metrics_of(counts: list[list[int]], class_names: tuple[str, ...]) -> StreamSegMetrics:
+    """Metrics that saw each pair of label and prediction as often as `counts` says."""
+    metrics = StreamSegMetrics(len(class_names), class_names=class_names)
+    for label, row in enumerate(counts):
+        preds = np.repeat(np.arange(len(row)), row)
+        metrics.update(np.full_like(preds, label), preds)
+    return metrics
+
+
 def to_type(values: np.ndarray, dtype: np.dtype | torch.dtype) -> np.ndarray | torch.Tensor:
     if isinstance(dtype, torch.dtype):
         return torch.from_numpy(values).to(dtype)
@@ -83,11 +92,11 @@ def test_any_label_outside_the_classes_is_ignored(label: int) -> None:
 @pytest.mark.parametrize("as_tensor", [False, True])
 def test_prediction_outside_the_classes(pred: int, as_tensor: bool) -> None:
     metrics = StreamSegMetrics(19)
-    preds, labelled, ignored = np.array([1, pred]), np.array([1, 2]), np.array([1, 255])
+    preds, labeled, ignored = np.array([1, pred]), np.array([1, 2]), np.array([1, 255])
     if as_tensor:
-        preds, labelled, ignored = map(torch.from_numpy, (preds, labelled, ignored))
-    with pytest.raises(ValueError, match=f"predicted {pred} at labelled pixels.*0..18"):
-        metrics.update(labelled, preds)
+        preds, labeled, ignored = map(torch.from_numpy, (preds, labeled, ignored))
+    with pytest.raises(ValueError, match=f"predicted {pred} at labeled pixels.*0..18"):
+        metrics.update(labeled, preds)
     assert metrics.confusion.sum() == 0
     metrics.update(ignored, preds)
     assert metrics.confusion.sum() == metrics.confusion[1, 1] == 1
@@ -144,8 +153,8 @@ def test_empty_batch_counts_nothing() -> None:
 
 def test_scores_worked_by_hand() -> None:
     """sky is in neither, sign only in the predictions."""
-    metrics = StreamSegMetrics(4, class_names=("road", "car", "sign", "sky"))
-    metrics.merge(np.array([[6, 2, 0, 0], [1, 3, 4, 0], [0, 0, 0, 0], [0, 0, 0, 0]]))
+    counts = [[6, 2, 0, 0], [1, 3, 4, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    metrics = metrics_of(counts, ("road", "car", "sign", "sky"))
     results = metrics.get_results()
     assert list(results)[:4] == ["Overall Acc", "Mean Acc", "FreqW Acc", "Mean IoU"]
     assert results["Overall Acc"] == pytest.approx(9 / 16)
@@ -165,6 +174,14 @@ def test_scores_worked_by_hand() -> None:
     for key, values in expected.items():
         assert tuple(results[key]) == ("road", "car", "sign", "sky")
         assert tuple(results[key].values()) == pytest.approx(values, nan_ok=True), key
+    assert metrics.class_rows(results)[0] == {
+        "class": "road",
+        "IoU": pytest.approx(6 / 9),
+        "Dice": pytest.approx(12 / 15),
+        "precision": pytest.approx(6 / 7),
+        "recall": pytest.approx(6 / 8),
+        "pixels": 8,
+    }
     assert tuple(results["Class IoU"].items())[:3] == (
         (0, pytest.approx(6 / 9)),
         (1, pytest.approx(0.3)),
@@ -172,7 +189,7 @@ def test_scores_worked_by_hand() -> None:
     )
 
 
-def test_unlabelled_split_gives_nan_without_a_warning() -> None:
+def test_unlabeled_split_gives_nan_without_a_warning() -> None:
     metrics = StreamSegMetrics(3)
     metrics.update(np.full((4, 5), 255), np.ones((4, 5), dtype=np.int64))
     with warnings.catch_warnings():
@@ -188,8 +205,7 @@ def test_unlabelled_split_gives_nan_without_a_warning() -> None:
 
 
 def test_text() -> None:
-    metrics = StreamSegMetrics(3, class_names=("road", "traffic light", "sky"))
-    metrics.merge(np.array([[1500, 500, 0], [0, 0, 0], [0, 0, 0]]))
+    metrics = metrics_of([[1500, 500, 0], [0, 0, 0], [0, 0, 0]], ("road", "traffic light", "sky"))
     results = metrics.get_results()
     lines = StreamSegMetrics.to_str(results).splitlines()
     assert lines[:3] == ["", "Overall Acc: 0.750000", "Mean Acc: 0.750000"]
@@ -202,17 +218,13 @@ def test_text() -> None:
     ]
 
 
-def test_reset_merge_and_counts_beyond_float32() -> None:
-    one, two = StreamSegMetrics(2), StreamSegMetrics(2)
-    one.update(np.array([0, 1]), np.array([0, 0]))
-    two.merge(torch.tensor([[2**53, 1], [0, 0]]))
-    two.merge(one.state)
-    np.testing.assert_array_equal(two.confusion, [[2**53 + 1, 1], [1, 0]])
-    one.reset()
-    assert one.confusion.sum() == 0
-    for counts in (np.zeros((3, 3), dtype=np.int64), np.array([[1, -1], [0, 0]])):
-        with pytest.raises(ValueError, match="counts to merge"):
-            one.merge(counts)
+def test_reset_and_counts_beyond_float32() -> None:
+    metrics = StreamSegMetrics(2)
+    metrics.counts[0, 0] = 2**53
+    metrics.update(np.array([0, 1]), np.array([0, 0]))
+    np.testing.assert_array_equal(metrics.confusion, [[2**53 + 1, 0], [1, 0]])
+    metrics.reset()
+    assert metrics.confusion.sum() == 0
 
 
 def test_confusion_is_a_copy() -> None:
@@ -243,7 +255,7 @@ def test_counts_made_in_inference_mode_can_be_changed_outside() -> None:
     with torch.inference_mode():
         metrics.update(torch.tensor([0, 1]), torch.tensor([0, 0]))
     metrics.all_reduce()  # nothing to do in a single process
-    metrics.state.mul_(2)  # what an all_reduce over two equal processes does, in place
+    metrics.counts.mul_(2)  # what an all_reduce over two equal processes does, in place
     np.testing.assert_array_equal(metrics.confusion, [[2, 0], [2, 0]])
 
 
@@ -253,7 +265,7 @@ def test_counts_on_the_gpu(num_classes: int) -> None:
     labels, preds = random_pair(num_classes, (2, 64, 96))
     metrics = StreamSegMetrics(num_classes)
     metrics.update(labels, torch.from_numpy(preds).cuda())
-    assert metrics.state.is_cuda
+    assert metrics.counts.is_cuda
     np.testing.assert_array_equal(metrics.confusion, counts_by_hand(labels, preds, num_classes))
 
 
@@ -270,6 +282,7 @@ def test_average_meter() -> None:
         meter.get_results("loss")
     meter.update("loss", 5.0)
     assert meter.get_results("loss") == 5.0
-    meter.reset_all()
+    meter.reset("loss")
+    meter.reset("tensor")
     with pytest.raises(ValueError, match="names with values: none"):
         meter.get_results("tensor")
