@@ -30,11 +30,10 @@ from utils.data import check_data
 from utils.engine import Standing, grouped, train_mode, training_network
 from utils.errors import exit_code, explain, with_batch
 from utils.options import command_line, resume_command
-from utils.progress import Progress, plain_warnings
 from utils.run import Run, prepare
 from utils.runtime.precision import AUTOCAST_DTYPES
 from utils.signals import StopSignal
-from utils.visualizer import Trackers
+from utils.visualizer import Progress, Trackers, plain_warnings
 
 # Runs are ranked by this. The predecessor's "Mean IoU" counts a class that never occurs as 0 as
 # soon as a single pixel is taken for it.

@@ -30,9 +30,9 @@ from datasets.image_finder import find_images
 from network.inference import folded, predict_labels
 from utils import distributed, options
 from utils.memory import is_out_of_memory, keep_freed_memory
-from utils.pictures import overlay, save_image, save_mask
-from utils.progress import plain_warnings
 from utils.runtime.console import say
+from utils.visualizer import plain_warnings
+from utils.visualizer.pictures import overlay, save_image, save_mask
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

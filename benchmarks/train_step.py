@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import common, workers  # noqa: E402
 from benchmarks.common import Roofline, Work  # noqa: E402
 from utils import options  # noqa: E402
-from utils.progress import Progress  # noqa: E402
+from utils.visualizer import Progress  # noqa: E402
 
 CPU_WORKS = [("mobilenet", 256), ("mobilenet", 512), ("resnet50", 256), ("hrnetv2_48", 256)]
 GPU_MODELS = ("hrnetv2_48", "resnet50", "hgnetv2_b4", "vovnetv2_39b", "res2net50_26w_4s")

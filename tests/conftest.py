@@ -52,4 +52,4 @@ def voc_args(tiny_voc: Path, tmp_path: Path) -> Callable[..., list[str]]:
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs without curves.png and confusion.png, which take as long as a few tiny steps."""
     for name in ("save_curves", "save_confusion"):
-        monkeypatch.setattr(f"utils.figures.{name}", lambda *_: None)
+        monkeypatch.setattr(f"utils.visualizer.figures.{name}", lambda *_: None)

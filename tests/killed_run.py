@@ -14,7 +14,7 @@ from typing import NoReturn
 import torch
 
 import main
-from utils.progress import Progress
+from utils.visualizer import Progress
 
 MOMENTS = ("write", "link", "replace", "replaced")  # of a save
 

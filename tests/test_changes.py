@@ -12,8 +12,7 @@ import torch
 import main
 import network
 from tests.helpers import NAME, Args, history, read
-from utils import figures
-from utils.history import History
+from utils.visualizer import History, figures
 
 
 def rename_classes(out: Path) -> str:

@@ -170,7 +170,7 @@ def test_one_validation_image_is_enough_for_two_processes(
 
 
 DIES = """
-import utils.progress as p
+import utils.visualizer as p
 class Dying(p.Progress):
     def count(self, num_images):
         super().count(num_images)

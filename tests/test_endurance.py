@@ -26,7 +26,7 @@ from tests.helpers import (
 )
 from utils import checkpoint
 from utils.loss import Criterion
-from utils.progress import Progress
+from utils.visualizer import Progress
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 

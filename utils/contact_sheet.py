@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from datasets import SegmentationDataset
-from utils.pictures import overlay, save_image
 from utils.utils import IGNORE_INDEX
+from utils.visualizer.pictures import overlay, save_image
 
 PANEL = (300, 225)  # largest W, H of an image; its label is as large
 NUM_COLUMNS = 3

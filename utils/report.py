@@ -9,12 +9,18 @@ import torch
 from torch import Tensor
 
 from metrics import StreamSegMetrics
-from utils import distributed, figures, options, pictures
-from utils.history import History
-from utils.history import read as read_history
+from utils import distributed, options
 from utils.run import Run
 from utils.runtime.console import say
-from utils.visualizer import Trackers, Visualizer, lets_writing_fail
+from utils.visualizer import (
+    History,
+    Trackers,
+    Visualizer,
+    figures,
+    history,
+    lets_writing_fail,
+    pictures,
+)
 
 SHOWN = 8  # file names in a line
 
@@ -146,7 +152,7 @@ def report_validation(
     trackers.table("classes", step, metrics.class_rows(scores))
     if not run.opts.run.test_only:
         with lets_writing_fail():
-            figures.save_curves(read_history(run.files.history), folder / "curves.png")
+            figures.save_curves(history.read(run.files.history), folder / "curves.png")
             figures.save_confusion(metrics.confusion, run.class_names, folder / "confusion.png")
         for name in ("curves", "confusion"):
             trackers.figure(name, step, folder / f"{name}.png")
@@ -164,7 +170,7 @@ def start_trackers(run: Run) -> Trackers:
         files.tidy(run.start)
         resume_step = run.saved["cur_itrs"] if resuming else None
         trackers.append(History(files.history, resume_step=resume_step))
-        past = read_history(files.history)
+        past = history.read(files.history)
     if opts.vis.enable_vis:
         trackers.append(Visualizer(port=opts.vis.vis_port, env=opts.vis.vis_env, history=past))
     trackers = Trackers(*trackers)

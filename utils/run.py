@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 import datasets
 import network
 from datasets.loader import TrainSampler, train_loader, val_loader
-from utils import checkpoint, distributed, history, options
+from utils import checkpoint, distributed, options
 from utils import data as run_data
 from utils.engine import Standing, Update, create_update
 from utils.loss import Criterion
@@ -24,6 +24,7 @@ from utils.model import backbone_bn_momentum, build_model, load_pretrained
 from utils.runtime.precision import autocast, set_float32_precision
 from utils.signals import ignore_interrupts
 from utils.utils import set_bn_momentum
+from utils.visualizer import history
 
 
 @dataclass(frozen=True)

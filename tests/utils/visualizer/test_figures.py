@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.figures import html_table, save_confusion, save_curves, smooth
+from utils.visualizer.figures import save_confusion, save_curves, smooth
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -116,16 +116,3 @@ def test_smooth() -> None:
     assert smooth([0.0, 1.0], span=3) == pytest.approx([0.0, 2 / 3])
     values = smooth([1.0, float("nan"), float("inf"), 1.0], span=3)
     assert values[[0, 3]] == pytest.approx([1.0, 1.0]) and np.isnan(values[1:3]).all()
-
-
-def test_html_table_escapes_and_aligns() -> None:
-    rows = [
-        {"<i>": "a&b", "IoU": 0.123456, "pixels": 1234567},
-        {"<i>": None, "IoU": float("nan"), "pixels": np.int64(5), "extra": True},
-    ]
-    page = html_table(rows)
-    assert page.count("<tr>") == 3 and page.count("<td") == 8
-    assert "&lt;i&gt;" in page and "<i>" not in page and "a&amp;b" in page
-    assert "right'>0.1235<" in page and "right'>1,234,567<" in page and "right'>5<" in page
-    assert page.count("&ndash;") == 3
-    assert "left'>True<" in page

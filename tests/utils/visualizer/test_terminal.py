@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from utils import progress as module
-from utils.progress import Progress
+from utils.visualizer import terminal as module
+from utils.visualizer.terminal import Progress
 
 
 class Clock:

@@ -1,25 +1,18 @@
-"""Where a run shows what it does: the tracker protocol, and Visdom's live dashboard.
-
-A tracker takes scalars, images, tables, figures and texts. The training loop talks to one tracker,
-a `Trackers` that passes everything on; an empty one is the tracker that is switched off.
-"""
+"""Visdom's live dashboard, as a tracker and with the predecessor's methods."""
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from utils.runtime.console import say
-
-from .figures import html_table
 from .sender import Sender, Window
+from .tables import html_table
 
 if TYPE_CHECKING:  # Visdom is optional: the sender's thread imports it
     from visdom import Visdom
@@ -35,64 +28,6 @@ WINDOWS = {
     "data wait": ("Data wait", "share of the time"),
 }
 SCORES = ("Validation", "score")
-
-
-class Tracker(Protocol):
-    """What the training loop tells the outside."""
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
-
-    def image(self, name: str, step: int, image: np.ndarray) -> None:
-        """Show an image, (H, W, 3) uint8."""
-
-    def table(self, name: str, step: int, rows: Sequence[Mapping[str, object]]) -> None: ...
-
-    def figure(self, name: str, step: int, path: Path) -> None:
-        """Show a PNG file."""
-
-    def text(self, name: str, rows: Mapping[str, object]) -> None:
-        """Show named values, such as the options."""
-
-    def close(self) -> None: ...
-
-
-class Trackers:
-    """Several trackers as one; what one of them can't write costs that, not the run."""
-
-    def __init__(self, *trackers: Tracker) -> None:
-        self.trackers = trackers
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        self._tell("scalars", step, values)
-
-    def image(self, name: str, step: int, image: np.ndarray) -> None:
-        self._tell("image", name, step, image)
-
-    def table(self, name: str, step: int, rows: Sequence[Mapping[str, object]]) -> None:
-        self._tell("table", name, step, rows)
-
-    def figure(self, name: str, step: int, path: Path) -> None:
-        self._tell("figure", name, step, path)
-
-    def text(self, name: str, rows: Mapping[str, object]) -> None:
-        self._tell("text", name, rows)
-
-    def close(self) -> None:
-        self._tell("close")
-
-    def _tell(self, what: str, *values: object) -> None:
-        for tracker in self.trackers:
-            with lets_writing_fail():
-                getattr(tracker, what)(*values)
-
-
-@contextmanager
-def lets_writing_fail() -> Iterator[None]:
-    """Say what could not be written, a full disk mostly, and go on."""
-    try:
-        yield
-    except OSError as error:
-        say(f"not written: {error}; the run goes on", error=True)
 
 
 def _curve(lines: Mapping[str, Mapping[float, float]]) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.pictures import overlay, save_image, save_mask, save_result, side_by_side
+from utils.visualizer.pictures import overlay, save_image, save_mask, save_result, side_by_side
 
 PALETTE = np.random.default_rng(1).integers(0, 256, (256, 3), dtype=np.uint8)
 PALETTE[1] = (200, 100, 0)
@@ -104,6 +104,6 @@ def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path: Path) -> None
 
 
 def test_pictures_need_no_matplotlib() -> None:
-    script = "import sys, utils.pictures; sys.exit('matplotlib' in sys.modules)"
-    root = Path(__file__).parents[2]
+    script = "import sys, utils.visualizer.pictures; sys.exit('matplotlib' in sys.modules)"
+    root = Path(__file__).parents[3]
     assert subprocess.run([sys.executable, "-c", script], cwd=root).returncode == 0

@@ -19,8 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils import sender
-from utils.visualizer import Visualizer
+from utils.visualizer import Visualizer, sender
 
 pytest.importorskip(
     "visdom",

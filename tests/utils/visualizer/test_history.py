@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.history import History, read, series, validation_keys
+from utils.visualizer.history import History, read, series, validation_keys
 
 
 def reject(name: str) -> None:
@@ -110,13 +110,13 @@ def test_resume_without_a_history_and_read_without_a_file(path: Path) -> None:
 def test_killed_writer_leaves_whole_lines(path: Path) -> None:
     script = (
         "import itertools, sys\n"
-        "from utils.history import History\n"
+        "from utils.visualizer.history import History\n"
         "history = History(sys.argv[1], resume_step=None)\n"
         "for step in itertools.count():\n"
         "    history.scalars(step, {'loss': 1.0, 'pad': 0.1})\n"
         "    if step == 200: print('ready', flush=True)\n"
     )
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     writer = subprocess.Popen(
         [sys.executable, "-c", script, str(path)], cwd=root, stdout=subprocess.PIPE
     )

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from utils import sender
+from utils.visualizer import sender
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""The background sender, against clients that fail; test_visualizer.py has a real server."""
+"""The background sender, against clients that fail; test_dashboard.py has a real server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from utils import sender
+from utils.visualizer import sender
 
 
 def wait_for(condition: Callable[[], object], *, seconds: float = 15.0) -> None:
