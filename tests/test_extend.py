@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "extend.md").read_text(encoding="utf-8")
@@ -41,14 +45,35 @@ def apply_page(folder: Path) -> str:
     return command.replace("\\\n", " ")
 
 
+def make_camvid(root: Path) -> None:
+    """Two training and two validation images with the classes 0 to 10 and 11, not labeled."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for folder, shape in ((split, (40, 50, 3)), (f"{split}annot", (40, 50))):
+            (root / folder).mkdir(parents=True)
+            for number in range(2):
+                pixels = rng.integers(0, 12, shape, dtype=np.uint8)
+                Image.fromarray(pixels).save(root / folder / f"{number}.png")
+
+
 def test_the_examples_train(tmp_path: Path) -> None:
     for name in PROGRAM:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, tmp_path / name)
     words = shlex.split(apply_page(tmp_path))
     assert words[:2] == ["python", "main.py"]
-    small = "--crop_size 33 --batch_size 2 --total_itrs 2 --num_workers 0 --device cpu --crop_val"
-    command = [sys.executable, *words[1:], *small.split(), "--vis_num_samples", "1"]
+    make_camvid(tmp_path / "DIR")
+    small = "--crop_size 33 --batch_size 2 --total_itrs 2 --num_workers 0 --device cpu"
+    command = [sys.executable, *words[1:], *small.split(), "--vis_num_samples", "0"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert list((tmp_path / "checkpoints").glob("latest_deeplabv3plus_plain_*.pth"))
+    assert "no effect" not in done.stdout
+    checkpoints = tmp_path / "checkpoints"
+    assert (checkpoints / "latest_deeplabv3plus_plain_camvid_os16.pth").exists()
+    record = checkpoints / "deeplabv3plus_plain_camvid_os16" / "options.json"
+    options = json.loads(record.read_text())
+    assert (options["loss_type"], options["tversky_alpha"], options["flip"]) == (
+        "cross_entropy:1,tversky:0.5",
+        0.4,
+        0.0,
+    )
