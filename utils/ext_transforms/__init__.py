@@ -1,11 +1,11 @@
-"""Joint transforms of an image and its label, and the training and validation pipelines.
+"""Joint transforms of an image and its label, and the pipelines of training and validation.
 
-Each takes (image, label, rng) and gives both back: arrays for arrays, PIL pictures for PIL
-pictures. What is random is drawn from `rng` alone, never from a global generator, so that a sample
-looks the same whichever worker makes it; called without one, a fresh generator is used. Ranges,
-probabilities and rounding are those of torchvision.transforms.v2. Images are interpolated
-bilinearly, labels, which are uint8, take the nearest pixel. Where a picture is padded, the label
-gets 255 (ignored) and the image the fill colour. Sizes are (H, W), or one int for a square.
+Each takes (image, label, rng) and returns both: arrays for arrays, PIL pictures for PIL pictures.
+All random numbers come from `rng`, never from a global generator, so a sample looks the same
+whichever worker makes it; without `rng`, a new generator is made. Ranges, probabilities and
+rounding are those of torchvision.transforms.v2. Images are interpolated bilinearly; labels, which
+are uint8, take the nearest pixel. Padding of a label is 255 (ignored), padding of an image is the
+fill color. Sizes are (H, W), or one int for a square.
 """
 
 from .base import MEAN_COLOR, JointTransform
@@ -15,6 +15,7 @@ from .pipelines import (
     ExtCompose,
     ExtPILToTensor,
     ExtRandomHorizontalFlip,
+    ExtRandomVerticalFlip,
     ExtResize,
     train_transform,
     val_transform,
@@ -25,7 +26,6 @@ from .predecessor import (
     ExtPad,
     ExtRandomRotation,
     ExtRandomScale,
-    ExtRandomVerticalFlip,
     ExtScale,
     ExtToTensor,
 )

@@ -1,4 +1,4 @@
-"""Random changes of colour, with torchvision v2's ColorJitter as the model."""
+"""Random changes of color, modeled on ColorJitter of torchvision v2."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 
 from .base import JointTransform, Picture, Rng
 
-GREY = np.array([0.2989, 0.587, 0.114])  # luma of R, G, B (ITU-R BT.601), as torchvision has it
+GRAY = np.array([0.2989, 0.587, 0.114])  # luma of R, G, B (ITU-R BT.601), as in torchvision
 UNCHANGED = np.eye(3, 4)
 
 
 class Adjustment(IntEnum):
-    """What can be changed, in the order of the arguments."""
+    """What can be changed, in the order of ExtColorJitter's arguments."""
 
     BRIGHTNESS = 0
     CONTRAST = 1
@@ -26,11 +26,11 @@ class Adjustment(IntEnum):
 def adjust_colors(image: np.ndarray, adjustments: Sequence[tuple[Adjustment, float]]) -> np.ndarray:
     """Make the adjustments one after another on an RGB image (H, W, 3) uint8.
 
-    Brightness, contrast and saturation blend by a factor from 0 with black, the mean grey and each
-    pixel's own grey; hue turns by a part of the colour circle, -0.5..0.5.
+    Brightness, contrast and saturation blend the image, by a factor of 0 or more, with black, with
+    its mean gray, and with each pixel's own gray. Hue turns by -0.5..0.5 of the color circle.
     """
-    # The first three are affine in the colour. Those that blend by at most 1 give nothing that has
-    # to be clipped, so they wait and are done together with the next: fewer passes, same pixels.
+    # The first three are affine in the color. A factor of at most 1 needs no clipping, so such a
+    # change waits and is done together with the next one: fewer passes, the same pixels.
     waiting = UNCHANGED
     for kind, factor in adjustments:
         if kind is Adjustment.HUE:
@@ -44,23 +44,23 @@ def adjust_colors(image: np.ndarray, adjustments: Sequence[tuple[Adjustment, flo
 
 
 def _blended_with(kind: Adjustment, image: np.ndarray, waiting: np.ndarray) -> np.ndarray:
-    """Affine map (3, 4) from the image's colours to those that the adjustment blends with."""
+    """Affine map (3, 4) from the image's colors to those that the adjustment blends with."""
     other = np.zeros((3, 4))
     if kind is Adjustment.CONTRAST:
         mean = waiting @ np.append(cv2.mean(image)[:3], 1)
-        other[:, 3] = GREY @ mean
+        other[:, 3] = GRAY @ mean
     elif kind is Adjustment.SATURATION:
-        other[:] = GREY @ waiting
+        other[:] = GRAY @ waiting
     return other
 
 
 def _transform(image: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """The colours mapped by `affine` (3, 4), rounded and clipped."""
+    """The image with its colors mapped by `affine` (3, 4), rounded and clipped."""
     return image if affine is UNCHANGED else cv2.transform(image, affine)
 
 
 def _turn_hue(image: np.ndarray, turn: float) -> np.ndarray:
-    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)  # all three 0..255, hue is cyclic
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)  # all three are 0..255; hue is cyclic
     table = np.arange(256, dtype=np.uint8)[:, None].repeat(3, axis=1)
     table[:, 0] += np.uint8(round(turn * 256) % 256)
     return cv2.cvtColor(cv2.LUT(hsv, table[None]), cv2.COLOR_HSV2RGB_FULL)
@@ -70,10 +70,10 @@ Strength = float | tuple[float, float]
 
 
 def _range(name: str, strength: Strength, *, neutral: float) -> tuple[float, float] | None:
-    """Lowest and highest factor, or None where there is nothing to change."""
+    """The lowest and the highest factor, or None where nothing changes."""
     if isinstance(strength, int | float):
         if strength < 0:
-            raise ValueError(f"{name} must be 0 or more, or (low, high), got {strength}")
+            raise ValueError(f"{name} must be a number >= 0 or (low, high), got {strength}")
         low, high = neutral - strength, neutral + strength
         low = max(low, 0.0) if neutral else low
     else:
@@ -86,10 +86,10 @@ def _range(name: str, strength: Strength, *, neutral: float) -> tuple[float, flo
 
 
 class ExtColorJitter(JointTransform):
-    """Change brightness, contrast, saturation and hue by uniform factors, in random order.
+    """Change brightness, contrast, saturation and hue by random factors, in random order.
 
-    A number x stands for factors 1-x..1+x, but not below 0, and for turns of the hue of -x..x; a
-    pair is the range itself. The label stays as it is.
+    A number x stands for factors from 1-x (at least 0) to 1+x, and for hue from -x to x. A pair is
+    the range itself. The label stays as it is.
     """
 
     def __init__(
@@ -107,6 +107,9 @@ class ExtColorJitter(JointTransform):
         }
 
     def apply(self, image: np.ndarray, label: np.ndarray, rng: Rng) -> Picture:
-        order = map(Adjustment, rng.permutation(len(Adjustment)).tolist())
-        drawn = [(kind, rng.uniform(*self.ranges[kind])) for kind in order if self.ranges[kind]]
+        drawn = []
+        for kind in map(Adjustment, rng.permutation(len(Adjustment)).tolist()):
+            limits = self.ranges[kind]
+            if limits:
+                drawn.append((kind, rng.uniform(*limits)))
         return adjust_colors(image, drawn), label

@@ -1,7 +1,4 @@
-"""The training and validation pipelines, and the transforms they consist of.
-
-See base.py for what a transform is, random_crop.py and color_jitter.py for the random ones.
-"""
+"""The pipelines of training and validation, and the simple transforms in them."""
 
 from __future__ import annotations
 
@@ -48,7 +45,7 @@ class ExtCompose:
 
 
 class ExtResize(JointTransform):
-    """Resize to (H, W); an int is the new length of the shorter side."""
+    """Resize to (H, W), or the shorter side to a number of pixels."""
 
     def __init__(self, size: Size, interpolation: int = Image.Resampling.BILINEAR) -> None:
         check_bilinear(interpolation)
@@ -65,7 +62,7 @@ class ExtResize(JointTransform):
 
 
 class ExtCenterCrop(JointTransform):
-    """Cut the middle; a smaller picture is padded."""
+    """Crop the center; a smaller picture is padded."""
 
     def __init__(self, size: Size, *, image_fill: Color = MEAN_COLOR) -> None:
         self.size = check_size(size)
@@ -79,12 +76,12 @@ class ExtCenterCrop(JointTransform):
         return cut(image, label, left=left, top=top, size=self.size, image_fill=self.image_fill)
 
 
-class RandomFlip(JointTransform):
-    axis: int  # as OpenCV counts: 0 turns upside down, 1 left to right
+class _RandomFlip(JointTransform):
+    axis: int  # of OpenCV: 0 swaps top and bottom, 1 left and right
 
     def __init__(self, p: float = 0.5) -> None:
         if not 0 <= p <= 1:
-            raise ValueError(f"p must be a probability, 0..1, got {p}")
+            raise ValueError(f"p must be a probability from 0 to 1, got {p}")
         self.p = p
 
     def apply(self, image: np.ndarray, label: np.ndarray, rng: Rng) -> Picture:
@@ -93,18 +90,24 @@ class RandomFlip(JointTransform):
         return image, label
 
 
-class ExtRandomHorizontalFlip(RandomFlip):
-    """Mirror left and right with probability p."""
+class ExtRandomHorizontalFlip(_RandomFlip):
+    """Swap left and right with probability p."""
 
     axis = 1
 
 
+class ExtRandomVerticalFlip(_RandomFlip):
+    """Swap top and bottom with probability p."""
+
+    axis = 0
+
+
 class ExtPILToTensor(JointTransform):
-    """Image -> (3, H, W) and label -> (H, W), both uint8 tensors of their own."""
+    """Image -> (3, H, W) and label -> (H, W): new uint8 tensors."""
 
     def apply(self, image: np.ndarray, label: np.ndarray, rng: Rng) -> tuple[Tensor, Tensor]:
         pixels = torch.empty(3, *image.shape[:2], dtype=torch.uint8)
-        cv2.split(image, list(pixels.numpy()))  # fills them; several times as fast as permute()
+        cv2.split(image, list(pixels.numpy()))  # fills the planes, much faster than permute()
         return pixels, torch.from_numpy(np.array(label, order="C"))
 
 
@@ -115,7 +118,7 @@ def train_transform(
     color_jitter: float = 0.0,
     cat_max_ratio: float = 1.0,
 ) -> ExtCompose:
-    """Random scale and crop, colour jitter of the given strength, flip; uint8 tensors out."""
+    """Random scale and crop, color jitter of the given strength, flip; gives uint8 tensors."""
     return ExtCompose(
         [
             ExtRandomScaleCrop(crop_size, scale_range, cat_max_ratio=cat_max_ratio),
@@ -127,9 +130,9 @@ def train_transform(
 
 
 def val_transform(crop_size: int | None = None) -> ExtCompose:
-    """The whole picture; or, with a crop size, its shorter side resized to it and the middle cut.
+    """The whole picture; with a crop size, resize the shorter side to it and crop the center.
 
-    Scores on crops are not comparable with published ones, which are on whole pictures.
+    Scores on crops can't be compared with published ones, which are those of whole pictures.
     """
     if crop_size is None:
         return ExtCompose([ExtPILToTensor()])

@@ -1,4 +1,4 @@
-"""Transforms of the predecessor that the pipelines do not use, kept for its users' scripts."""
+"""The predecessor's transforms that no pipeline here uses; its users' scripts do."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from .base import (
     resize,
     scaled_length,
 )
-from .pipelines import ExtCenterCrop, ExtPILToTensor, RandomFlip
+from .pipelines import ExtCenterCrop, ExtPILToTensor
 from .random_crop import check_scale
 
 
 class ExtRandomScale(JointTransform):
-    """Scale the whole picture by a uniform factor."""
+    """Scale the whole picture by a random factor."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class ExtScale(ExtRandomScale):
 
 
 class ExtPad(JointTransform):
-    """Pad on all sides, evenly, until `diviser` divides height and width."""
+    """Pad all sides evenly until `diviser` divides height and width."""
 
     def __init__(self, diviser: int = 32, *, image_fill: Color = MEAN_COLOR) -> None:
         if diviser < 1:
@@ -60,21 +60,15 @@ class ExtPad(JointTransform):
         self.image_fill = image_fill
 
     def apply(self, image: np.ndarray, label: np.ndarray, rng: Rng) -> Picture:
-        size = tuple(-(-side // self.diviser) * self.diviser for side in image.shape[:2])
-        return ExtCenterCrop(size, image_fill=self.image_fill).apply(image, label, rng)
-
-
-class ExtRandomVerticalFlip(RandomFlip):
-    """Turn upside down with probability p."""
-
-    axis = 0
+        height, width = (-(-side // self.diviser) * self.diviser for side in image.shape[:2])
+        return ExtCenterCrop((height, width), image_fill=self.image_fill).apply(image, label, rng)
 
 
 class ExtRandomRotation(JointTransform):
-    """Turn counter-clockwise by a uniform angle, about the centre or the pixel `center` (x, y).
+    """Turn counterclockwise by a random angle, around the center or the pixel `center` (x, y).
 
-    `degrees` is the range, or x for -x..x. `resample` is how Pillow turns the image. `expand` makes
-    the picture as large as what was turned.
+    `degrees` is the range, or a number x for -x..x. `resample` is Pillow's mode for the image.
+    `expand` enlarges the picture so that nothing is cut off.
     """
 
     def __init__(
@@ -88,8 +82,11 @@ class ExtRandomRotation(JointTransform):
     ) -> None:
         low, high = (-degrees, degrees) if isinstance(degrees, int | float) else degrees
         if not low <= high:
-            raise ValueError(f"degrees must be 0 or more, or low <= high, got {degrees}")
-        if resample not in (Image.NEAREST, Image.BILINEAR, Image.BICUBIC):
+            raise ValueError(
+                f"degrees must be a number >= 0 or a range with low <= high, got {degrees}"
+            )
+        modes = Image.Resampling
+        if resample not in (modes.NEAREST, modes.BILINEAR, modes.BICUBIC):
             raise ValueError(
                 f"resample must be Image.NEAREST, BILINEAR or BICUBIC, got {resample!r}"
             )
@@ -114,7 +111,7 @@ class ExtRandomRotation(JointTransform):
 
 
 class ExtLambda(JointTransform):
-    """Give the image to a function, as it is; the label stays."""
+    """Apply a function to the image as it was given; the label stays."""
 
     def __init__(self, lambd: Callable[[Any], Any]) -> None:
         self.lambd = lambd
@@ -124,7 +121,7 @@ class ExtLambda(JointTransform):
 
 
 class ExtToTensor(JointTransform):
-    """Image -> (3, H, W) float32, in 0..1 if `normalize` and else 0..255, and label -> (H, W)."""
+    """Image -> (3, H, W) float32 in 0..1, or in 0..255 without `normalize`; label -> (H, W)."""
 
     def __init__(self, normalize: bool = True, target_type: str = "uint8") -> None:
         self.normalize = normalize
@@ -137,12 +134,12 @@ class ExtToTensor(JointTransform):
 
 
 class ExtNormalize(JointTransform):
-    """(image - mean) / std for each channel of a float tensor (C, H, W)."""
+    """(image - mean) / std for each channel of a float tensor (C, H, W); the label stays."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         self.mean = tuple(mean)
         self.std = tuple(std)
 
-    def apply(self, image: Tensor, label: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
+    def __call__(self, image: Any, label: Any, rng: Rng | None = None) -> tuple[Any, Any]:
         mean, std = (image.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
         return (image - mean) / std, label

@@ -1,9 +1,9 @@
-"""Random windows of a picture: plain, and together with a random scale."""
+"""Random crops: of the picture as it is, and together with a random scale."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -20,8 +20,7 @@ from .base import (
     Size,
     check_size,
     cut,
-    cut_plane,
-    pad_plane,
+    place,
     resize_image,
     resize_label,
     scaled_length,
@@ -31,10 +30,10 @@ MAX_REDRAWS = 10
 
 
 def check_scale(scale_range: Sequence[float]) -> tuple[float, float]:
-    """The range, or a ValueError where it is none."""
+    """Return the range (low, high), or raise a ValueError."""
     low, high = scale_range
     if not 0 < low <= high or not math.isfinite(high):
-        raise ValueError(f"scale must be 0 < low <= high, got ({low}, {high})")
+        raise ValueError(f"scale must be a range with 0 < low <= high, got ({low}, {high})")
     return low, high
 
 
@@ -45,11 +44,12 @@ def _check_ratio(cat_max_ratio: float) -> float:
 
 
 def _tries(cat_max_ratio: float) -> range:
+    """One turn for each position that may be drawn."""
     return range(1 if cat_max_ratio == 1 else 1 + MAX_REDRAWS)
 
 
 def _is_mixed(label: np.ndarray, cat_max_ratio: float) -> bool:
-    """Whether no class has more than this share of the labelled pixels, and there are some."""
+    """Whether there are labeled pixels, and no class has more than this share of them."""
     if cat_max_ratio == 1:
         return True
     counts = cv2.calcHist([label], [0], None, [256], [0, 256])[:IGNORE_INDEX]
@@ -57,11 +57,11 @@ def _is_mixed(label: np.ndarray, cat_max_ratio: float) -> bool:
 
 
 class ExtRandomCrop(JointTransform):
-    """Cut a window at a uniform position; a picture smaller than it needs `pad_if_needed`.
+    """Crop at a random position; a picture smaller than the crop needs `pad_if_needed`.
 
-    `padding` is added on all sides before: pixels, or (left and right, top and bottom), or (left,
-    top, right, bottom). While one class fills more than `cat_max_ratio` of the labelled pixels, or
-    none is labelled, another position is drawn, at most 10 times.
+    `padding` is added before the crop: pixels on all sides, or (left and right, top and bottom), or
+    (left, top, right, bottom). While one class fills more than `cat_max_ratio` of the labeled
+    pixels, or no pixel is labeled, another position is drawn, at most 10 times.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class ExtRandomCrop(JointTransform):
         self.size = check_size(size)
         sides = (padding,) if isinstance(padding, int) else tuple(padding)
         if len(sides) not in (1, 2, 4) or min(sides) < 0:
-            raise ValueError(f"padding must be 1, 2 or 4 numbers of pixels, got {padding}")
+            raise ValueError(f"padding must be 1, 2 or 4 numbers >= 0, got {padding}")
         self.padding = sides * (4 // len(sides))
         self.pad_if_needed = pad_if_needed
         self.image_fill = image_fill
@@ -84,34 +84,32 @@ class ExtRandomCrop(JointTransform):
 
     def apply(self, image: np.ndarray, label: np.ndarray, rng: Rng) -> Picture:
         left, top, right, bottom = self.padding
-        borders = {"left": left, "top": top, "right": right, "bottom": bottom}
-        image = pad_plane(image, self.image_fill, **borders)
-        label = pad_plane(label, IGNORE_INDEX, **borders)
-        if not self.pad_if_needed and (
-            image.shape[0] < self.size[0] or image.shape[1] < self.size[1]
-        ):
+        height, width = image.shape[0] + top + bottom, image.shape[1] + left + right
+        if not self.pad_if_needed and (height < self.size[0] or width < self.size[1]):
             raise ValueError(
-                f"crop {self.size[1]}x{self.size[0]} is larger than the "
-                f"{image.shape[1]}x{image.shape[0]} image; use a smaller size or pad_if_needed=True"
+                f"crop {self.size[1]}x{self.size[0]} is larger than the {width}x{height} image; "
+                "use a smaller size or pad_if_needed=True"
             )
+        fill = self.image_fill
+        padded = place(image, label, left=left, top=top, size=(height, width), image_fill=fill)
         for _ in _tries(self.cat_max_ratio):
-            top = _random_offset(image.shape[0], self.size[0], rng)
-            left = _random_offset(image.shape[1], self.size[1], rng)
-            ids = cut_plane(label, IGNORE_INDEX, left=left, top=top, size=self.size)
-            if _is_mixed(ids, self.cat_max_ratio):
+            top = _random_offset(height, self.size[0], rng)
+            left = _random_offset(width, self.size[1], rng)
+            crop = cut(*padded, left=left, top=top, size=self.size, image_fill=fill)
+            if _is_mixed(crop[1], self.cat_max_ratio):
                 break
-        return cut(image, label, left=left, top=top, size=self.size, image_fill=self.image_fill)
+        return crop
 
 
 def _random_offset(available: int, wanted: int, rng: Rng) -> int:
-    """Uniform start of a window; negative, also uniform, where the picture is smaller than it."""
+    """The random start of a crop; 0 or negative where the picture is smaller than the crop."""
     spare = available - wanted
     offset = int(rng.integers(0, abs(spare) + 1))
     return offset if spare >= 0 else -offset
 
 
 class _Span(NamedTuple):
-    """Along one side: which source pixels, to how many they are resized, where those then lie."""
+    """Along one side: source pixels from start to stop become `length` pixels at `offset`."""
 
     start: int
     stop: int
@@ -129,12 +127,12 @@ def _draw_span(available: int, wanted: int, factor: float, rng: Rng) -> _Span:
 
 
 class ExtRandomScaleCrop(JointTransform):
-    """Scale by a uniform factor and crop at a uniform position, padding where it is too small.
+    """Scale by a random factor and crop at a random position, with padding where it is too small.
 
-    Same distribution as ExtRandomScale and ExtRandomCrop but for fractions of a pixel: the window
-    is chosen in the source, with whole pixels as bounds, and nothing outside it is read or resized.
-    `cat_max_ratio` as with ExtRandomCrop; another position is drawn, at the same scale, and the
-    image is left alone until a label was found.
+    The distribution is that of ExtRandomScale and ExtRandomCrop, except for fractions of a pixel:
+    the crop is chosen in the source, in whole pixels, and nothing outside it is read or resized.
+    `cat_max_ratio` is that of ExtRandomCrop. Another position is drawn at the same scale, and the
+    image is resized only after a label was accepted.
     """
 
     def __init__(
@@ -152,25 +150,18 @@ class ExtRandomScaleCrop(JointTransform):
 
     def apply(self, image: np.ndarray, label: np.ndarray, rng: Rng) -> Picture:
         factor = rng.uniform(*self.scale_range)
-        for rows, columns in self._windows(image.shape[:2], factor, rng):
+        for _ in _tries(self.cat_max_ratio):
+            rows = _draw_span(image.shape[0], self.size[0], factor, rng)
+            columns = _draw_span(image.shape[1], self.size[1], factor, rng)
             source = np.s_[rows.start : rows.stop, columns.start : columns.stop]
             ids = resize_label(label[source], (rows.length, columns.length))
             if _is_mixed(ids, self.cat_max_ratio):
                 break
-        pixels = resize_image(image[source], (rows.length, columns.length))
-        borders = {
-            "left": columns.offset,
-            "top": rows.offset,
-            "right": self.size[1] - columns.length - columns.offset,
-            "bottom": self.size[0] - rows.length - rows.offset,
-        }
-        return pad_plane(pixels, self.image_fill, **borders), pad_plane(
-            ids, IGNORE_INDEX, **borders
+        return place(
+            resize_image(image[source], (rows.length, columns.length)),
+            ids,
+            left=columns.offset,
+            top=rows.offset,
+            size=self.size,
+            image_fill=self.image_fill,
         )
-
-    def _windows(
-        self, size: tuple[int, int], factor: float, rng: Rng
-    ) -> Iterator[tuple[_Span, _Span]]:
-        for _ in _tries(self.cat_max_ratio):
-            rows = _draw_span(size[0], self.size[0], factor, rng)
-            yield rows, _draw_span(size[1], self.size[1], factor, rng)

@@ -70,7 +70,7 @@ def test_palette_and_grey_pictures() -> None:
 
 def test_sizes_that_differ_are_named() -> None:
     image, label = painted(20, 30)
-    with pytest.raises(ValueError, match="the image is 30x20, its label 29x20"):
+    with pytest.raises(ValueError, match="the image is 30x20, but its label is 29x20"):
         et.ExtRandomHorizontalFlip()(image, label[:, :29])
 
 

@@ -71,7 +71,7 @@ def test_flips_come_with_their_probability(flip: type) -> None:
     for p, low, high in ((0.5, 160, 240), (0.1, 20, 65)):
         flipped = [flip(p)(image, label, rng)[1] is not label for rng in rngs(400)]
         assert low < sum(flipped) < high
-    with pytest.raises(ValueError, match="p must be a probability, 0..1, got 2"):
+    with pytest.raises(ValueError, match="p must be a probability from 0 to 1, got 2"):
         flip(2)
 
 
