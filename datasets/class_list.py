@@ -1,4 +1,4 @@
-"""Class lists: `classes.txt`, `classes.csv` or `classes.json` in a data set's folder.
+"""Class lists: `classes.txt` or `classes.csv` in the folder of a data set.
 
 A class is the number of its row, from 0, in label files, unless the list states values. Rows named
 `ignored` are no class: what they name is left out of loss and scores.
@@ -7,10 +7,9 @@ A class is the number of its row, from 0, in label files, unless the list states
 from __future__ import annotations
 
 import csv
-import json
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -21,13 +20,10 @@ from datasets.facts import ClassFacts, Color, make_label_table, make_palette
 from datasets.voc import voc_cmap
 from utils.utils import IGNORE_INDEX
 
-FILE_NAMES = ("classes.txt", "classes.csv", "classes.json")
+FILE_NAMES = ("classes.txt", "classes.csv")
 IGNORED = "ignored"  # the name of what is no class
 MAX_CLASSES = 255  # 255 itself is the train id of what is ignored
-COLUMNS = {
-    **{name: name for name in ("name", "r", "g", "b", "color", "value")},
-    **{"red": "r", "green": "g", "blue": "b", "colour": "color", "values": "value"},
-}
+COLUMNS = ("name", "r", "g", "b", "color", "value")
 HOW_TO_WRITE = (
     "write a classes.txt with the name of value 0 in its first line, of value 1 in its second, and "
     "so on (or a classes.csv with the header name,color,value and lines like road,#804080,7)"
@@ -55,6 +51,8 @@ class ClassList:
 def find_class_list(root: Path) -> Path | None:
     """The class list of the data set in `root`; two of them are a ValueError."""
     found = [root / name for name in FILE_NAMES if (root / name).is_file()]
+    if not found and (root / "classes.json").is_file():
+        raise ValueError(f"{root / 'classes.json'} is not read; {HOW_TO_WRITE}")
     if len(found) > 1:
         names = " and ".join(path.name for path in found)
         raise ValueError(f"{root} holds {names}; keep one of them")
@@ -64,8 +62,8 @@ def find_class_list(root: Path) -> Path | None:
 def read_class_list(path: Path) -> ClassList:
     """Read and check a class list by its suffix; ValueError names the file and the line."""
     try:
-        rows = PARSERS[path.suffix](_read_text(path))
-        return _checked(path, rows)
+        parse = _parse_txt if path.suffix == ".txt" else _parse_csv
+        return _checked(path, parse(_read_text(path)))
     except ValueError as error:
         raise ValueError(f"{path} {error}") from error
 
@@ -132,10 +130,10 @@ def _parse_csv(text: str) -> list[Row]:
 
 
 def _columns(cells: list[str], where: str) -> list[str]:
-    columns = [COLUMNS.get(cell.lower(), "") for cell in cells]
+    columns = [cell.lower() for cell in cells]
     rgb = {"r", "g", "b"} & set(columns)
     if (
-        "" in columns
+        not set(columns) <= set(COLUMNS)
         or "name" not in columns
         or len(set(columns)) < len(columns)
         or len(rgb) not in (0, 3)
@@ -153,46 +151,9 @@ def _csv_row(cells: Mapping[str, str], where: str) -> Row:
     if cells.get("color"):
         color = _hex_color(cells["color"], where)
     elif any(cells.get(channel) for channel in "rgb"):
-        parts = [cells[channel] for channel in "rgb"]
-        color = _rgb_color([int(p) if re.fullmatch(r"\d{1,3}", p) else p for p in parts], where)
+        color = _rgb_color([cells[channel] for channel in "rgb"], where)
     values = _values(cells["value"], where) if cells.get("value") else None
     return Row(where, cells["name"], color, values)
-
-
-def _parse_json(text: str) -> list[Row]:
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"line {error.lineno} is not JSON: {error.msg}") from error
-    except RecursionError as error:
-        raise ValueError("is nested too deeply to be a class list") from error
-    if isinstance(content, dict) and set(content) == {"classes"}:
-        content = content["classes"]
-    if not isinstance(content, list):
-        raise ValueError('must hold a list of classes, or {"classes": [...]}')
-    return [_json_row(entry, f"entry {number}") for number, entry in enumerate(content, start=1)]
-
-
-def _json_row(entry: object, where: str) -> Row:
-    if isinstance(entry, str):
-        return Row(where, entry.strip(), None, None)
-    keys = [COLUMNS.get(key, "") for key in entry] if isinstance(entry, dict) else []
-    if "name" not in keys or not set(keys) <= {"name", "color", "value"}:
-        raise ValueError(
-            f'{where} must be a name or an object with "name", "color" and "value", got '
-            f"{json.dumps(entry)[:80]}"
-        )
-    cells = dict(zip(keys, entry.values(), strict=True))
-    name, color, values = cells["name"], cells.get("color"), cells.get("value")
-    if not isinstance(name, str):
-        raise ValueError(f"{where}: the name must be a text, got {json.dumps(name)[:80]}")
-    if color is not None:
-        parse = _hex_color if isinstance(color, str) else _rgb_color
-        color = parse(color, where)
-    return Row(where, name.strip(), color, None if values is None else _values(values, where))
-
-
-PARSERS = {".txt": _parse_txt, ".csv": _parse_csv, ".json": _parse_json}
 
 
 def _hex_color(text: str, where: str) -> Color:
@@ -202,35 +163,27 @@ def _hex_color(text: str, where: str) -> Color:
     return red, green, blue
 
 
-def _rgb_color(parts: object, where: str) -> Color:
-    if not isinstance(parts, list) or len(parts) != 3 or not all(map(_is_byte, parts)):
-        raise ValueError(f"{where}: a color is three numbers 0..255 (r, g, b), got {parts!r}")
-    red, green, blue = parts
+def _rgb_color(parts: Sequence[str], where: str) -> Color:
+    if not all(re.fullmatch(r"\d{1,3}", part) and int(part) <= 255 for part in parts):
+        raise ValueError(f"{where}: r, g and b are numbers 0..255, got {', '.join(parts)}")
+    red, green, blue = map(int, parts)
     return red, green, blue
 
 
-def _values(given: object, where: str) -> tuple[int, ...]:
-    """Label values of 7, [7, 9] or "7;9;20-25"."""
-    values: list[object] = []
-    if isinstance(given, str):
-        for part in given.split(";"):
-            limits = re.fullmatch(r"\s*(\d{1,9})(?:\s*-\s*(\d{1,9}))?\s*", part)
-            if limits is None:
-                raise ValueError(f"{where}: a value is written 7 or 7;9;20-25, got {given!r}")
-            first = int(limits[1])
-            last = min(int(limits[2] or first), 256)  # past 255 is an error whatever it is
-            values += range(first, last + 1) or [None]
-    else:
-        values += given if isinstance(given, list) else [given]
-    if not values or not all(map(_is_byte, values)):
-        raise ValueError(
-            f"{where}: a value must be in 0..255 and a range in ascending order, got {given!r}"
-        )
+def _values(text: str, where: str) -> tuple[int, ...]:
+    """The label values of 7 or 7;9;20-25."""
+    values: list[int] = []
+    for part in text.split(";"):
+        limits = re.fullmatch(r"\s*(\d{1,9})(?:\s*-\s*(\d{1,9}))?\s*", part)
+        if limits is None:
+            raise ValueError(f"{where}: a value is written 7 or 7;9;20-25, got {text!r}")
+        first, last = int(limits[1]), int(limits[2] or limits[1])
+        if not first <= last <= 255:
+            raise ValueError(
+                f"{where}: values must be 0..255 and ranges in ascending order, got {text!r}"
+            )
+        values += range(first, last + 1)
     return tuple(values)
-
-
-def _is_byte(number: object) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool) and 0 <= number <= 255
 
 
 def _checked(path: Path, rows: list[Row]) -> ClassList:

@@ -16,10 +16,10 @@ import numpy as np
 
 from datasets.base import FileDataset, SegmentationDataset
 from datasets.statistics import ClassCounts
+from utils.runtime.console import list_names
 
 TRAIN_SPLITS = ("train", "train_extra", "trainval")  # what may be trained on
 MAX_LINES = 20  # unreadable files that are listed
-MAX_NAMES = 8  # names in a line
 
 
 class Finding(NamedTuple):
@@ -102,7 +102,7 @@ def judge_labels(splits: Mapping[str, SplitSummary]) -> Verdict:
         elif split.unlabelled:
             notes.append(
                 f"{name}: {_counted(split.unlabelled, 'image')} without a labelled pixel: "
-                f"{_listed(split.unlabelled)}"
+                f"{list_names(split.unlabelled)}"
             )
     return problems, notes
 
@@ -114,7 +114,7 @@ def judge_copies(splits: Mapping[str, SplitSummary]) -> Verdict:
         shared = [key for key in a.same_pixels if key in b.same_pixels]
         pairs = [f"{a.same_pixels[key][0]} = {b.same_pixels[key][0]}" for key in shared]
         if pairs:
-            line = f"{_counted(pairs, 'image')} in both {first} and {second}: {_listed(pairs)}"
+            line = f"{_counted(pairs, 'image')} in both {first} and {second}: {list_names(pairs)}"
             if _must_differ(first, second):
                 problems.append(f"{line}; scores would flatter, take them out of one")
             else:
@@ -122,7 +122,9 @@ def judge_copies(splits: Mapping[str, SplitSummary]) -> Verdict:
     for name, split in splits.items():
         groups = [" = ".join(names[:3]) for names in split.same_pixels.values() if len(names) > 1]
         if groups:
-            notes.append(f"{name}: {_counted(groups, 'image')} more than once: {_listed(groups)}")
+            notes.append(
+                f"{name}: {_counted(groups, 'image')} more than once: {list_names(groups)}"
+            )
     return problems, notes
 
 
@@ -179,7 +181,7 @@ def judge_classes(splits: Mapping[str, SplitSummary], class_names: Sequence[str]
     }
     in_order = partial(sorted, key=list(class_names).index)
     if never := in_order(set(class_names).difference(*occurs.values())):
-        notes.append(f"{_counted(never, 'class', 'classes')} in no label: {_listed(never)}")
+        notes.append(f"{_counted(never, 'class', 'classes')} in no label: {list_names(never)}")
     for train in filter(occurs.__contains__, TRAIN_SPLITS):
         if len(occurs[train]) == 1:
             problems.append(
@@ -188,9 +190,11 @@ def judge_classes(splits: Mapping[str, SplitSummary], class_names: Sequence[str]
             )
         elif occurs[train] and occurs.get("val"):
             if unseen := in_order(occurs["val"] - occurs[train]):
-                problems.append(f"in val but never in {train}, can't be learnt: {_listed(unseen)}")
+                problems.append(
+                    f"in val but never in {train}, can't be learnt: {list_names(unseen)}"
+                )
             if unscored := in_order(occurs[train] - occurs["val"]):
-                notes.append(f"in {train} but never in val, not scored: {_listed(unscored)}")
+                notes.append(f"in {train} but never in val, not scored: {list_names(unscored)}")
     return problems, notes
 
 
@@ -206,8 +210,3 @@ def _span(values: Iterable[int]) -> str:
 
 def _counted(items: Sequence[object], one: str, many: str | None = None) -> str:
     return f"{len(items)} {one if len(items) == 1 else many or one + 's'}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-    return ", ".join(names[:MAX_NAMES]) + more

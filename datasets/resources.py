@@ -9,6 +9,8 @@ import shutil
 import time
 from pathlib import Path
 
+from utils.runtime.console import size_text
+
 MAX_WORKERS = 8
 PREFETCH = 2  # batches ahead for each loader process; torch's default
 SHARED_MEMORY = Path("/dev/shm")
@@ -91,13 +93,9 @@ def check_shared_memory(
     if needed <= free:
         return None
     return (
-        f"the batches on their way may need {_size_text(needed)} of shared memory, and {directory} "
-        f"has {_size_text(free)} free; {_remedy(needed)}"
+        f"the batches on their way may need {size_text(needed)} of shared memory, and {directory} "
+        f"has {size_text(free)} free; {_remedy(needed)}"
     )
-
-
-def _size_text(size: float) -> str:
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def _remedy(needed: int = 0) -> str:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ from tqdm import tqdm
 from datasets.base import FileDataset, SegmentationDataset
 from datasets.files import DataError
 from datasets.resources import PREFETCH, as_worker_error
+from utils.runtime.files import write_bytes
 from utils.utils import IGNORE_INDEX
 
 Result = TypeVar("Result")
@@ -168,13 +167,8 @@ class KeptCounts:
         values = {k: getattr(v, "tolist", lambda v=v: v)() for k, v in vars(counts).items()}
         others = [item for item in self._entries().items() if item[0] != key]
         entries = dict([*others[1 - MAX_KEPT :], (key, values)])
-        temporary = self.path.with_name(f"{self.path.name}.{secrets.token_hex(4)}.tmp")
-        try:
-            temporary.write_text(json.dumps({"format": KEPT_FORMAT, "entries": entries}))
-            os.replace(temporary, self.path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+        text = json.dumps({"format": KEPT_FORMAT, "entries": entries})
+        write_bytes(self.path, text.encode())
 
     def _entries(self) -> dict[str, Any]:
         try:

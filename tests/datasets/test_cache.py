@@ -52,7 +52,7 @@ def test_each_sample_is_decoded_once(data: FileDataset, decoded: list[int], tmp_
     expected = [FileDataset.decode(data, index) for index in range(4)]
     for run in range(3):
         data.cache = SampleCache(tmp_path / "new" / "cache", data)
-        # A header of 64 bytes, 40 x 50 pixels of 4 bytes, in blocks of 4096.
+        # Six integers of 8 bytes, 40 x 50 pixels of 4 bytes, in blocks of 4096.
         assert data.cache.missing_bytes == (4 * 8192 if run == 0 else 0)
         for index in (2, 0, 3, 1):
             image, label = data.load(index)
@@ -63,7 +63,7 @@ def test_each_sample_is_decoded_once(data: FileDataset, decoded: list[int], tmp_
     entries = list((tmp_path / "new" / "cache").iterdir())
     assert len(entries) == 4
     assert {path.suffix for path in entries} == {".sample"}
-    assert {path.stat().st_size for path in entries} == {64 + 40 * 50 * 4}
+    assert {path.stat().st_size for path in entries} == {48 + 40 * 50 * 4}
     assert data.cache.problem() is None
 
 

@@ -6,8 +6,6 @@ import errno
 import multiprocessing
 import os
 import shutil
-import subprocess
-import sys
 import time
 from collections import namedtuple
 from collections.abc import Callable
@@ -83,7 +81,6 @@ def test_several_processes_write_the_same_entry(ten_classes: MakeDataset, tmp_pa
             writer.kill()
             writer.join()
         again = SampleCache(folder, data)
-        assert not list(folder.glob(".*"))  # the temporary files of the dead
         assert_same(again.load(0), expected)
         assert_same(again.load(0), expected)
 
@@ -111,38 +108,29 @@ def test_a_killed_writer_leaves_nothing(
     writer = FORK.Process(target=write_until, args=(stage, data, folder, there))
     writer.start()
     assert here.poll(30)
-    SampleCache(folder, data)
-    assert len(list(folder.glob(".*.tmp"))) == 1  # its process lives
     writer.kill()
     writer.join()
+    SampleCache(folder, data)
+    (temporary,) = folder.iterdir()  # it could still be in use
+    long_ago = time.time() - 3700
+    os.utime(temporary, (long_ago, long_ago))
     again = SampleCache(folder, data)
     assert list(folder.iterdir()) == []
     assert_same(again.load(0), FileDataset.decode(data, 0))
     assert decoded == [0]
 
 
-def test_only_the_temporary_files_of_the_dead_are_removed(
-    data: FileDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cache_module.socket, "gethostname", lambda: "me@home")
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    folder, key = tmp_path / "cache", f".{'0' * 32}"
+def test_only_old_temporary_files_of_entries_are_removed(data: FileDataset, tmp_path: Path) -> None:
+    folder, key = tmp_path / "cache", "0" * 32
     folder.mkdir()
-    names = {
-        "dead": f"{key}-00000000@{gone.pid}@me@home.tmp",
-        "alive": f"{key}-00000001@{os.getpid()}@me@home.tmp",
-        "elsewhere": f"{key}-00000002@{gone.pid}@other.tmp",
-        "elsewhere long ago": f"{key}-00000003@{gone.pid}@other.tmp",
-        "not ours": "notes@1@me@home.tmp",
-    }
-    for name in names.values():
-        (folder / name).write_bytes(b"x")
-    os.utime(folder / names["elsewhere long ago"], (0, 0))
-    os.utime(folder / names["not ours"], (0, 0))
+    old = [f".{key}.sample.00000000.tmp", "notes.tmp", ".notes.tmp", f"{key}.sample"]
+    new = f".{key}.sample.00000001.tmp"
+    for name in (*old, new):
+        (folder / name).touch()
+    for name in old:
+        os.utime(folder / name, (0, 0))
     SampleCache(folder, data)
-    left = {kind for kind, name in names.items() if (folder / name).exists()}
-    assert left == {"alive", "elsewhere", "not ours"}
+    assert {path.name for path in folder.iterdir()} == {*old[1:], new}
 
 
 def test_too_small_a_disk_is_refused_at_the_start(
@@ -154,13 +142,13 @@ def test_too_small_a_disk_is_refused_at_the_start(
     with pytest.raises(ValueError) as caught:
         SampleCache(folder, data)
     line = str(caught.value)
-    assert line.startswith(f"--cache {folder} needs 32.77 kB more, and 31.77 kB are free there; ")
+    assert line.startswith(f"--cache {folder} needs 32.0 KiB more, and 31.0 KiB are free there; ")
     assert "\n" not in line
     usage = Usage(10**9, 10**9, 4 * 8192)
     SampleCache(folder, data).load(0)
     usage = Usage(10**9, 10**9, 3 * 8192)
     assert SampleCache(folder, data).missing_bytes == 3 * 8192  # one is there
-    with pytest.raises(ValueError, match="needs 25.58 kB more, and 24.58 kB are free"):
+    with pytest.raises(ValueError, match="needs 25.0 KiB more, and 24.0 KiB are free"):
         SampleCache(folder, data, reserved=1000)
     fill(data, tmp_path / "cache")
     usage = Usage(10**9, 10**9, 0)

@@ -244,10 +244,13 @@ def test_a_damaged_entry_is_counted_anew(three: Three, tmp_path: Path, wrong: ob
 def test_what_cannot_be_kept_is_said_and_counted_each_time(
     three: Three, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "file").touch()
     for _ in range(2):
-        weights, notes, counted = weigh(three, tmp_path / "no folder")
+        weights, notes, counted = weigh(three, tmp_path / "file" / "folder")
         assert counted and np.allclose(weights, WEIGHTS)
-        assert "not kept, so the next run counts again" in notes[0] and "No such file" in notes[0]
+        assert (
+            "not kept, so the next run counts again" in notes[0] and "Not a directory" in notes[0]
+        )
 
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")
