@@ -35,8 +35,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from datasets import create_dataset  # noqa: E402
 from datasets.base import FileDataset  # noqa: E402
-from datasets.cache import SampleCache  # noqa: E402
-from datasets.loader import TrainSampler, train_loader  # noqa: E402
+from datasets.loader import (  # noqa: E402
+    SampleCache,  # noqa: E402
+    TrainSampler,
+    train_loader,
+)
 from utils.ext_transforms import train_transform  # noqa: E402
 
 STEPS = ("decode", "geometry", "colour", "hand-over")

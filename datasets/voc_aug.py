@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from datasets.archive import download_and_unpack
 from datasets.files import DataError, image_size
-from datasets.resources import available_cores
+from datasets.loader import available_cores
 from datasets.voc import CLASS_NAMES, FOLDERS, download_voc, label_names, read_split, voc_cmap
 from utils.runtime.files import write_bytes
 

@@ -11,13 +11,11 @@ import torch
 from torch import Tensor
 
 import datasets
-from datasets import check, statistics
+from datasets import check
 from datasets.base import FileDataset
-from datasets.cache import SampleCache
-from datasets.resources import check_shared_memory, default_num_workers
+from datasets.loader import SampleCache, check_shared_memory, default_num_workers
 from utils import distributed, options
 from utils.class_weights import read_class_weights
-from utils.contact_sheet import save_contact_sheet
 from utils.ext_transforms import train_transform, val_transform
 from utils.utils import mkdir
 
@@ -149,7 +147,7 @@ def check_data(opts: options.Options) -> int:
         print(f"note: {note}")
     print(report.text())
     if report.sheet_samples:
-        save_contact_sheet(made, report.sheet_samples, sheet)
+        check.save_contact_sheet(made, report.sheet_samples, sheet)
         print(f"contact sheet: {sheet}")
     return 0 if report.ok else 1
 
@@ -171,7 +169,7 @@ def class_weights(
     if train_set is None:  # --test_only: those the loss had in training, if it is known
         return None if trained_with is None else torch.tensor(trained_with), []
     weights, notes = world.main_first(
-        lambda: statistics.class_weights(
+        lambda: check.class_weights(
             train_set,
             kept_in=root,
             num_workers=workers,

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import datasets
-from datasets.loader import TrainSampler
-from datasets.resources import worker_death_line
+from datasets.loader import TrainSampler, worker_death_line
 from utils import distributed
 from utils.bad_steps import BadStepsError
 from utils.memory import is_out_of_memory

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import datasets.statistics as statistics
 from datasets import DataError, Shapes
 from datasets.base import FileDataset, SegmentationDataset
-from datasets.facts import ClassFacts, make_label_table, make_palette
-from datasets.statistics import (
+from datasets.check import counts as counts_module
+from datasets.check.counts import (
     ClassCounts,
     class_weights,
     count_classes,
     map_samples,
     median_frequency_weights,
 )
+from datasets.facts import ClassFacts, make_label_table, make_palette
 
 # Three classes and what is ignored, counted by hand:
 #   a: 8 pixels of class 0, 2 of class 1, 2 ignored -> 10 labelled
@@ -139,13 +139,13 @@ def test_a_missing_label_is_left_out(three: Three, tmp_path: Path) -> None:
 
 def weigh(dataset: SegmentationDataset, folder: Path) -> tuple[list[float], list[str], bool]:
     """Weights, notes, and whether labels were counted."""
-    before = statistics.count_classes
+    before = counts_module.count_classes
     calls = []
     try:
-        statistics.count_classes = lambda *a, **k: calls.append(1) or before(*a, **k)
+        counts_module.count_classes = lambda *a, **k: calls.append(1) or before(*a, **k)
         weights, notes = class_weights(dataset, kept_in=folder, num_workers=0, progress=False)
     finally:
-        statistics.count_classes = before
+        counts_module.count_classes = before
     return weights.tolist(), notes, bool(calls)
 
 

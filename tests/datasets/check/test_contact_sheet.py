@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from datasets.base import SegmentationDataset
+from datasets.check.contact_sheet import save_contact_sheet
 from datasets.facts import ClassFacts, make_label_table, make_palette
-from utils.contact_sheet import save_contact_sheet
 
 RED, GREEN, BLUE = (200, 0, 0), (0, 200, 0), (0, 0, 200)
 

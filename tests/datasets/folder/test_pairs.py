@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from datasets import DataError, Folder
-from datasets.file_pairs import find_labels
+from datasets.folder.pairs import find_labels
 
 VALUES = np.array([[0, 1, 2, 255, 1, 0]] * 4, dtype=np.uint8)
 

@@ -17,14 +17,15 @@ import numpy as np
 from torch import Tensor
 
 from datasets.base import FileDataset, Transform
-from datasets.class_list import (
+from datasets.facts import ClassFacts
+from datasets.folder.class_list import (
     FILE_NAMES,
     HOW_TO_WRITE,
     find_class_list,
     read_class_list,
 )
-from datasets.facts import ClassFacts
-from datasets.file_pairs import (
+from datasets.folder.label_kind import describe_content, hold_colors
+from datasets.folder.pairs import (
     SPLITS,
     find_labels,
     held_out,
@@ -32,7 +33,6 @@ from datasets.file_pairs import (
     read_split_file,
 )
 from datasets.image_finder import is_image, walk
-from datasets.label_kind import describe_content, hold_colors
 
 LABEL_FOLDERS = ("labels", "annotations", "masks")
 # The first name is ours, the others are those of ADE20K and COCO.

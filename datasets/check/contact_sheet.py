@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from datasets import SegmentationDataset
+from datasets.base import SegmentationDataset
 from utils.utils import IGNORE_INDEX
 from utils.visualizer.pictures import overlay, save_image
 

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from datasets import cache as cache_module
 from datasets.base import FileDataset, SampleKey
-from datasets.cache import SampleCache
+from datasets.loader import cache as cache_module
+from datasets.loader.cache import SampleCache
 
 Usage = namedtuple("Usage", "total used free")
 pytestmark = pytest.mark.filterwarnings("ignore:This process", "ignore:This DataLoader")

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from datasets.base import FileDataset, SegmentationDataset
-from datasets.statistics import ClassCounts
+from datasets.check.counts import ClassCounts
 from utils.runtime.console import list_names
 
 TRAIN_SPLITS = ("train", "train_extra", "trainval")  # what may be trained on

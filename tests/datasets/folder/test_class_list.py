@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.class_list import ClassList, find_class_list, read_class_list
+from datasets.folder.class_list import ClassList, find_class_list, read_class_list
 
 
 def read(folder: Path, name: str, content: str | bytes) -> ClassList:

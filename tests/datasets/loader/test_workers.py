@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from datasets import resources
-from datasets.loader import (
+from datasets.loader import workers
+from datasets.loader.workers import (
     WorkerError,
     as_worker_error,
     available_cores,
@@ -54,11 +54,11 @@ INF = float("inf")
     ],
 )
 def test_quota(tmp_path: Path, groups: str, files: dict[str, str], expected: float) -> None:
-    assert resources._quota(system(tmp_path, groups, files)) == expected
+    assert workers._quota(system(tmp_path, groups, files)) == expected
 
 
 def test_no_control_groups(tmp_path: Path) -> None:
-    assert resources._quota(tmp_path) == INF
+    assert workers._quota(tmp_path) == INF
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_available_cores(
     monkeypatch: pytest.MonkeyPatch, affinity: int, quota: float, expected: int
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(affinity)), raising=False)
-    monkeypatch.setattr(resources, "_quota", lambda _: quota)
+    monkeypatch.setattr(workers, "_quota", lambda _: quota)
     assert available_cores() == expected
 
 
@@ -79,14 +79,14 @@ def test_available_cores(
 def test_default_number_of_workers(
     monkeypatch: pytest.MonkeyPatch, cores: int, processes: int, expected: int
 ) -> None:
-    monkeypatch.setattr(resources, "available_cores", lambda: cores)
+    monkeypatch.setattr(workers, "available_cores", lambda: cores)
     assert default_num_workers(processes) == expected
 
 
 def test_shared_memory_is_checked_for_all_batches_on_their_way(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(resources.shutil, "disk_usage", lambda _: SimpleNamespace(free=64 << 20))
+    monkeypatch.setattr(workers.shutil, "disk_usage", lambda _: SimpleNamespace(free=64 << 20))
     check = {"directory": tmp_path, "num_workers": 2}
     assert check_shared_memory(9 << 20, **check) is None  # 7 of 9 MiB
     line = check_shared_memory(10 << 20, **check)
@@ -141,11 +141,11 @@ def test_a_connection_that_broke_waits_for_the_reason(monkeypatch: pytest.Monkey
         raise RuntimeError("DataLoader worker (pid 71) is killed by signal: Killed. ")
 
     for error in (EOFError(), ConnectionResetError(104, "reset"), FileNotFoundError(2, "no")):
-        monkeypatch.setattr(resources.time, "sleep", handler_raises)
+        monkeypatch.setattr(workers.time, "sleep", handler_raises)
         named = as_worker_error(error)
         assert isinstance(named, WorkerError) and "71" in str(named) and "(Killed)" in str(named)
         assert worker_death_line(named) == str(named)
-        monkeypatch.setattr(resources.time, "sleep", lambda _: None)
+        monkeypatch.setattr(workers.time, "sleep", lambda _: None)
         assert str(as_worker_error(error)).startswith("a loader process ended; ")
     for error in (FileNotFoundError(2, "no", "a.png"), RuntimeError("Caught KeyError"), OSError(5)):
         assert as_worker_error(error) is None

@@ -1,6 +1,6 @@
 """The check of a data set before the first step: what is in it, and what would spoil a training.
 
-Every sample is loaded as training would load it; datasets/findings.py says what is made of that.
+Every sample is loaded as training would load it; `findings.py` judges what was found.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from functools import partial
 import numpy as np
 
 from datasets.base import FileDataset, SegmentationDataset
-from datasets.files import DataError, is_turned
-from datasets.findings import (
+from datasets.check.counts import ClassCounts, label_histogram, map_samples
+from datasets.check.findings import (
     TRAIN_SPLITS,
     Finding,
     SplitSummary,
@@ -28,7 +28,7 @@ from datasets.findings import (
     judge_paths,
     percent,
 )
-from datasets.statistics import ClassCounts, label_histogram, map_samples
+from datasets.files import DataError, is_turned
 
 NUM_SHEET_SAMPLES = 12
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from datasets import DATASETS, Cityscapes, DataError, Shapes, VOCSegmentation, create_dataset
 from datasets.base import FileDataset, SegmentationDataset
-from datasets.check import Report, check, spread_evenly
+from datasets.check.report import Report, check, spread_evenly
 from datasets.facts import ClassFacts, make_label_table, make_palette
 
 NAMES = ("wood", "metal", "glass")

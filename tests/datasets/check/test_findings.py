@@ -10,7 +10,7 @@ from PIL import Image
 
 from datasets import Folder
 from datasets.base import FileDataset
-from datasets.check import Report, check
+from datasets.check.report import Report, check
 from datasets.facts import ClassFacts, make_label_table, make_palette
 
 

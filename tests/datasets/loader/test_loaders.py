@@ -177,7 +177,8 @@ def test_workers_stay_have_one_thread_and_live_through_an_interrupt() -> None:
 DEADLY = """
 import os, signal
 from datasets import Shapes
-from datasets.loader import WorkerError, val_loader, worker_death_line
+from datasets.loader import val_loader, worker_death_line
+from datasets.loader.workers import WorkerError
 
 class Deadly(Shapes):
     def load(self, index):
@@ -200,7 +201,7 @@ except WorkerError as error:
 def test_a_killed_worker_is_told_in_one_line(number: str, told: str) -> None:
     """In a process of its own: torch may raise the error again at any later moment."""
     script = DEADLY.replace("NUMBER", number)
-    place = {"cwd": Path(__file__).parents[2], "timeout": 120}
+    place = {"cwd": Path(__file__).parents[3], "timeout": 120}
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, **place)
     assert ran.returncode == 0 and "Traceback" not in ran.stderr
     assert len(ran.stdout.splitlines()) == 1

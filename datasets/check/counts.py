@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from datasets.base import FileDataset, SegmentationDataset
 from datasets.files import DataError
-from datasets.resources import PREFETCH, as_worker_error
+from datasets.loader.workers import PREFETCH, as_worker_error
 from utils.runtime.files import write_bytes
 from utils.utils import IGNORE_INDEX
 

@@ -14,9 +14,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from datasets.base import FileDataset, SampleKey
-from datasets.cache import SampleCache
 from datasets.facts import make_label_table
 from datasets.files import DataError
+from datasets.loader.cache import SampleCache
 from utils.ext_transforms import train_transform
 
 MakeDataset = Callable[..., FileDataset]

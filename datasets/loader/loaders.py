@@ -18,27 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datasets.base import SampleKey, SegmentationDataset
-from datasets.resources import (
-    WorkerError,
-    as_worker_error,
-    available_cores,
-    check_shared_memory,
-    default_num_workers,
-    shared_memory_error,
-    worker_death_line,
-)
-
-__all__ = [
-    "TrainSampler",
-    "WorkerError",
-    "available_cores",
-    "check_shared_memory",
-    "default_num_workers",
-    "shared_memory_error",
-    "train_loader",
-    "val_loader",
-    "worker_death_line",
-]
+from datasets.loader.workers import as_worker_error
 
 Sample = tuple[int, Tensor, Tensor]  # its index in the data set, image, label
 

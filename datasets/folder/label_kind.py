@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datasets.class_list import ClassList
 from datasets.facts import NO_CLASS, Color
 from datasets.files import DataError, open_image, white_value
+from datasets.folder.class_list import ClassList
 from utils.utils import IGNORE_INDEX
 
 

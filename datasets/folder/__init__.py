@@ -1,0 +1,5 @@
+"""Your own images in folders, as a data set."""
+
+from datasets.folder.dataset import Folder
+
+__all__ = ["Folder"]

@@ -1,0 +1,21 @@
+"""From data sets to batches: the order of samples, loader processes, and the cache."""
+
+from datasets.loader.cache import SampleCache
+from datasets.loader.loaders import TrainSampler, train_loader, val_loader
+from datasets.loader.workers import (
+    available_cores,
+    check_shared_memory,
+    default_num_workers,
+    worker_death_line,
+)
+
+__all__ = [
+    "SampleCache",
+    "TrainSampler",
+    "available_cores",
+    "check_shared_memory",
+    "default_num_workers",
+    "train_loader",
+    "val_loader",
+    "worker_death_line",
+]
