@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import factory, modeling, pretrained
-from ._deeplab import convert_to_separable_conv
+from ._deeplab import DeepLabV3, convert_to_separable_conv
 from .factory import MODELS
 from .modeling import create_model
 from .pretrained import default_weights, load_checkpoint
@@ -25,6 +25,7 @@ def list_models() -> list[str]:
 
 
 __all__ = [
+    "DeepLabV3",
     "ModelSummary",
     "Normalize",
     "convert_to_separable_conv",

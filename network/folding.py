@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+Model = TypeVar("Model", bound=nn.Module)
 PROBE_SIDE = 64  # pixels of the image that shows which layer follows which
 
 
-def folded(model: nn.Module, *, conv_dtype: torch.dtype | None = None) -> nn.Module:
+def folded(model: Model, *, conv_dtype: torch.dtype | None = None) -> Model:
     """A channels_last copy in eval mode in which BatchNorm is part of the convolution before it.
 
     A BatchNorm whose input is not the output of a convolution, or of one that something else reads

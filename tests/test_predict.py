@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +66,7 @@ def expected_labels(model: torch.nn.Module, pixels: np.ndarray) -> np.ndarray:
         return model(network.Normalize(model.mean, model.std)(batch)).argmax(1)[0].numpy()
 
 
-def test_a_mask_holds_ids_and_shows_colours(model, call, picture, tmp_path: Path) -> None:
+def test_a_mask_holds_ids_and_shows_colors(model, call, picture, tmp_path: Path) -> None:
     source = tmp_path / "photo.png"
     Image.fromarray(picture).save(source)
     assert call(source, "--overlay") == 0
@@ -74,8 +74,8 @@ def test_a_mask_holds_ids_and_shows_colours(model, call, picture, tmp_path: Path
     assert mask.mode == "P"
     labels = expected_labels(model, picture)
     assert np.array_equal(np.array(mask), labels)
-    colours = VOCSegmentation.decode_target(labels)
-    assert np.array_equal(np.array(mask.convert("RGB")), colours)
+    colors = VOCSegmentation.decode_target(labels)
+    assert np.array_equal(np.array(mask.convert("RGB")), colors)
     overlay = Image.open(tmp_path / "masks" / "photo_overlay.jpg")
     assert overlay.size == SIZE
 
@@ -146,10 +146,10 @@ def test_floating_point_pixels_are_refused(call, picture, tmp_path: Path, capsys
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "I;16", "1"])
 def test_every_kind_of_pixel_is_read(mode: str, model, call, picture, tmp_path: Path) -> None:
-    grey = picture[..., 0]
+    gray = picture[..., 0]
     if mode == "I;16":
-        image = Image.fromarray(grey.astype(np.uint16) * 257)
-        wanted = np.repeat(grey[..., None], 3, axis=2)
+        image = Image.fromarray(gray.astype(np.uint16) * 257)
+        wanted = np.repeat(gray[..., None], 3, axis=2)
     else:
         image = Image.fromarray(picture).convert(mode)
         wanted = np.array(image.convert("RGB"))
@@ -187,7 +187,7 @@ def test_files_are_replaced_only_the_predecessors_way(
     Image.fromarray(picture).save(source)
     assert call(source) == 0
     assert call(source) == 2
-    assert "would be replaced" in capsys.readouterr().err
+    assert "would be overwritten" in capsys.readouterr().err
     assert call(source, "--save_val_results_to", str(tmp_path / "masks")) == 0
     assert call(source, "--save_val_results_to", str(tmp_path)) == 2  # the image itself
     assert call(tmp_path, "--output", str(tmp_path)) == 2
@@ -237,7 +237,7 @@ def test_masks_inside_the_input_are_not_taken_for_images(call, picture, tmp_path
     assert [path.name for path in (source / "masks").rglob("*.png")] == ["x.png"]
 
 
-def test_crop_val_predicts_the_centre(model, call, picture, tmp_path: Path) -> None:
+def test_crop_val_predicts_the_center(model, call, picture, tmp_path: Path) -> None:
     source = tmp_path / "x.png"
     Image.fromarray(picture).save(source)
     assert call(source, "--crop_val", "--crop_size", "40") == 0
@@ -284,6 +284,32 @@ def test_half_precision(precision: str, model, call, picture, tmp_path: Path) ->
     Image.fromarray(picture).save(source)
     assert call(source, "--precision", precision) == 0
     assert np.array(Image.open(tmp_path / "masks" / "x.png")).shape == (SIZE[1], SIZE[0])
+
+
+@pytest.fixture
+def tf32_allowed() -> Iterator[None]:
+    """Fast products, as an earlier program in the process may have asked for."""
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
+    yield
+    torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.usefixtures("tf32_allowed")
+def test_fp32_never_computes_in_tf32(call, picture, tmp_path: Path) -> None:
+    source = tmp_path / "x.png"
+    Image.fromarray(picture).save(source)
+    assert call(source) == 0
+    assert torch.backends.cudnn.allow_tf32 is False
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_the_checkpoint_is_read_once(call, picture, tmp_path: Path, monkeypatch) -> None:
+    source, load, read = tmp_path / "x.png", torch.load, []
+    Image.fromarray(picture).save(source)
+    monkeypatch.setattr(torch, "load", lambda *a, **k: read.append(a[0]) or load(*a, **k))
+    assert call(source) == 0
+    assert len(read) == 1
 
 
 def test_the_predecessors_checkpoint_needs_its_flags(call, picture, tmp_path: Path, capsys) -> None:

@@ -10,6 +10,7 @@ from .loading import (
     load_model_state,
     load_pretrained,
     predecessor_build_args,
+    rebuild,
 )
 from .tensors import has_aux_head, matching_models
 from .weights import describe
@@ -32,5 +33,6 @@ __all__ = [
     "matching_models",
     "predecessor_build_args",
     "read_file",
+    "rebuild",
     "state_of",
 ]

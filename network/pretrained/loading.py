@@ -14,7 +14,7 @@ from pathlib import Path
 from .._deeplab import DeepLabV3
 from ..backbone import BACKBONES
 from ..factory import build_model, model_parts
-from .checkpoint import State
+from .checkpoint import Checkpoint, State
 from .files import is_predecessor_file, read_file, state_of
 from .tensors import (
     AUX_HEAD,
@@ -204,7 +204,25 @@ def load_checkpoint(
     name: str | None = None,
     build_args: Mapping[str, object] | None = None,
 ) -> DeepLabV3:
-    """Rebuild the model a checkpoint holds, in eval mode, on the CPU.
+    """Read a checkpoint file and rebuild the model it holds; see `rebuild`."""
+    return rebuild(
+        read_file(path),
+        source=str(path),
+        output_stride=output_stride,
+        name=name,
+        build_args=build_args,
+    )
+
+
+def rebuild(
+    content: Checkpoint,
+    *,
+    source: str,
+    output_stride: int | None = None,
+    name: str | None = None,
+    build_args: Mapping[str, object] | None = None,
+) -> DeepLabV3:
+    """The model of a checkpoint that was read from `source`, in eval mode, on the CPU.
 
     The model gets the attributes ``class_names`` (tuple), ``palette`` (uint8 (256,3)) and
     ``normalize``. Its weights are the averaged ones, if the checkpoint has them; an auxiliary head
@@ -212,20 +230,19 @@ def load_checkpoint(
     checkpoint says. A checkpoint of the predecessor does not say what it holds: it needs ``name``,
     and has None for names and palette.
     """
-    content = read_file(path)
-    state = state_of(content, source=str(path))
+    state = state_of(content, source=source)
     stored = content.get("model_name")
     if stored is None and name is None:
         fits = matching_models(state)
         hint = f" (it fits: {', '.join(fits)})" if fits else ""
-        raise ValueError(f"{path} does not say which model it holds; give its name{hint}")
+        raise ValueError(f"{source} does not say which model it holds; give its name{hint}")
     if stored is not None and name not in (None, stored):
-        raise ValueError(f"{path} holds {stored}, not {name}")
+        raise ValueError(f"{source} holds {stored}, not {name}")
     args = predecessor_build_args(name, state) if stored is None else content.get("build_args", {})
     args = {**args, "aux_head": False}  # it serves training only
     given = {**(build_args or {}), **({"output_stride": output_stride} if output_stride else {})}
     model = build_model(stored or name, **merge_build_args(args, given))
-    load_model_state(model, state, source=str(path))
+    load_model_state(model, state, source=source)
     names, palette = content.get("class_names"), content.get("palette")
     model.class_names = None if names is None else tuple(names)
     model.palette = None if palette is None else palette.numpy()
