@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
 from datasets import DATASETS
 from utils.loss import LOSSES, parse_loss
@@ -29,7 +29,8 @@ def conditions() -> dict[str, str]:
 def without_effect(options: Options) -> list[str]:
     """A line for each option that was given but does nothing beside the others."""
     now, known, needed = flat(options), fields(), conditions()
-    given = [name for name, value in now.items() if value != _plain(known[name].default)]
+    defaults = flat(Options(**{name: group() for name, group in get_type_hints(Options).items()}))
+    given = [name for name in now if now[name] != defaults[name]]
 
     def holds(condition: str) -> bool:
         name, _, values = condition.partition(" ")
@@ -55,10 +56,6 @@ def changes_on_resume(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
         if not field.metadata["free_on_resume"]
         if name in then and name in now and then[name] != now[name]
     )
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _shown(value: Any) -> str:

@@ -7,6 +7,8 @@ import pytest
 from datasets import DATASETS
 from utils.loss import LOSSES, options_of
 from utils.options import changes_on_resume, check_options, flat, parse_main, without_effect
+from utils.options.checks import conditions
+from utils.options.programs import fields
 
 
 @pytest.mark.parametrize(
@@ -92,3 +94,16 @@ def test_options_of_other_versions_are_no_change() -> None:
 def test_what_a_data_set_or_a_loss_uses_is_an_option(user: str) -> None:
     used = DATASETS[user].options if user in DATASETS else options_of(user)
     assert set(used) <= set(flat(parse_main([])))
+
+
+def test_conditions_name_options_and_their_values() -> None:
+    metadata = {name: field.metadata for name, field in fields().items()}
+    stated = [
+        *conditions().values(),
+        *(word for facts in metadata.values() for word in facts["not_with"]),
+    ]
+    assert len(stated) > 15
+    for condition in stated:
+        name, _, values = condition.partition(" ")
+        allowed = LOSSES if name == "loss_type" else metadata[name]["choices"] or ()
+        assert not values or set(values.split(" or ")) <= set(allowed)

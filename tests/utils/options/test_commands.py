@@ -7,9 +7,10 @@ import pytest
 from utils.options import resume_command, torchrun_command
 
 
-def test_several_gpus_are_answered_by_a_torchrun_command() -> None:
-    command = "python main.py --gpu_id 0,1,2 --lr 0.1"
-    expected = "torchrun --nproc_per_node 3 main.py --lr 0.1"
+@pytest.mark.parametrize("gpus", ["--gpu_id 0,1,2", "--gpu_id=0,1,2", "--gpu_id '0,1,2'"])
+def test_several_gpus_are_answered_by_a_torchrun_command(gpus: str) -> None:
+    command = f"python main.py {gpus} --lr 0.1 --data_root 'my data'"
+    expected = "torchrun --nproc_per_node 3 main.py --lr 0.1 --data_root 'my data'"
     assert torchrun_command(command, "0,1,2") == expected
 
 

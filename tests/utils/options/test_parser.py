@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 
 import pytest
 
 from utils import options
+from utils.options.checks import conditions
 
 ROOT = Path(__file__).parents[3]
 
@@ -105,6 +107,8 @@ def test_every_flag_has_help_that_names_its_default(capsys: pytest.CaptureFixtur
         assert f"--{name}" in text
         if isinstance(default, int | float) and not isinstance(default, bool):
             assert f"(default: {default})" in text
+    for name, condition in conditions().items():
+        assert re.search(rf" --{name} [^;]*; only with --{condition}", text)
 
 
 @pytest.mark.parametrize("program", ["main", "predict"])
