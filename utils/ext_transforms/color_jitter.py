@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import IntEnum
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -13,14 +13,7 @@ from .base import JointTransform, Picture, Rng
 GRAY = np.array([0.2989, 0.587, 0.114])  # luma of R, G, B (ITU-R BT.601), as in torchvision
 UNCHANGED = np.eye(3, 4)
 
-
-class Adjustment(IntEnum):
-    """What can be changed, in the order of ExtColorJitter's arguments."""
-
-    BRIGHTNESS = 0
-    CONTRAST = 1
-    SATURATION = 2
-    HUE = 3
+Adjustment = Literal["brightness", "contrast", "saturation", "hue"]
 
 
 def adjust_colors(image: np.ndarray, adjustments: Sequence[tuple[Adjustment, float]]) -> np.ndarray:
@@ -33,7 +26,7 @@ def adjust_colors(image: np.ndarray, adjustments: Sequence[tuple[Adjustment, flo
     # change waits and is done together with the next one: fewer passes, the same pixels.
     waiting = UNCHANGED
     for kind, factor in adjustments:
-        if kind is Adjustment.HUE:
+        if kind == "hue":
             image, waiting = _turn_hue(_transform(image, waiting), factor), UNCHANGED
             continue
         other = _blended_with(kind, image, waiting)
@@ -46,10 +39,10 @@ def adjust_colors(image: np.ndarray, adjustments: Sequence[tuple[Adjustment, flo
 def _blended_with(kind: Adjustment, image: np.ndarray, waiting: np.ndarray) -> np.ndarray:
     """Affine map (3, 4) from the image's colors to those that the adjustment blends with."""
     other = np.zeros((3, 4))
-    if kind is Adjustment.CONTRAST:
+    if kind == "contrast":
         mean = waiting @ np.append(cv2.mean(image)[:3], 1)
         other[:, 3] = GRAY @ mean
-    elif kind is Adjustment.SATURATION:
+    elif kind == "saturation":
         other[:] = GRAY @ waiting
     return other
 
@@ -99,17 +92,15 @@ class ExtColorJitter(JointTransform):
         saturation: Strength = 0.0,
         hue: Strength = 0.0,
     ) -> None:
-        self.ranges = {
-            Adjustment.BRIGHTNESS: _range("brightness", brightness, neutral=1),
-            Adjustment.CONTRAST: _range("contrast", contrast, neutral=1),
-            Adjustment.SATURATION: _range("saturation", saturation, neutral=1),
-            Adjustment.HUE: _range("hue", hue, neutral=0),
+        self.ranges: dict[Adjustment, tuple[float, float] | None] = {
+            "brightness": _range("brightness", brightness, neutral=1),
+            "contrast": _range("contrast", contrast, neutral=1),
+            "saturation": _range("saturation", saturation, neutral=1),
+            "hue": _range("hue", hue, neutral=0),
         }
 
     def apply(self, image: np.ndarray, label: np.ndarray, rng: Rng) -> Picture:
-        drawn = []
-        for kind in map(Adjustment, rng.permutation(len(Adjustment)).tolist()):
-            limits = self.ranges[kind]
-            if limits:
-                drawn.append((kind, rng.uniform(*limits)))
+        ranges = list(self.ranges.items())
+        order = [ranges[number] for number in rng.permutation(len(ranges))]
+        drawn = [(kind, rng.uniform(*limits)) for kind, limits in order if limits]
         return adjust_colors(image, drawn), label

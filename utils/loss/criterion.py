@@ -26,9 +26,9 @@ from .table import LOSSES, Kind, options_of, parse_loss
 class Criterion(nn.Module):
     """A mix of losses of logits that are upsampled to the labels' size on the way.
 
-    ``loss_type`` is "NAME" or "NAME:FACTOR,NAME:FACTOR", each NAME one of LOSSES. ``options``
+    `loss_type` is "NAME" or "NAME:FACTOR,NAME:FACTOR", each NAME one of LOSSES. `options`
     maps names of options, such as focal_gamma, to their values; a missing one has the default of
-    the loss's function, and those that no loss of the mix uses are ignored. ``aux_weight`` is the
+    the loss's function, and those that no loss of the mix uses are ignored. `aux_weight` is the
     factor of the auxiliary head's loss.
 
     Everything is computed in float32, or in float64 if the logits are. Only losses of Kind.SET ever
@@ -79,10 +79,10 @@ class Criterion(nn.Module):
         *,
         count: Tensor | None = None,
     ) -> Tensor:
-        """The loss, or with ``count`` this micro-batch's share of it.
+        """The loss, or with `count` this micro-batch's share of it.
 
-        ``outputs`` are logits (N,C,h,w), or a dict of them: "out" and perhaps "aux", which counts
-        aux_weight times. ``labels`` is (N,H,W). ``count`` is the sum of `count` over all processes
+        `outputs` are logits (N,C,h,w), or a dict of them: "out" and perhaps "aux", which counts
+        aux_weight times. `labels` is (N,H,W). `count` is the sum of `count` over all processes
         and accumulation steps of one optimizer step. The shares of all of them add up to the loss
         of all their pixels, exactly for Kind.PIXELS. A loss of a set of pixels is measured in each
         micro-batch, and the shares add up to the mean of these values, weighted by the

@@ -18,7 +18,7 @@ from .functions import (
 class FocalLoss(nn.Module):
     """Focal loss averaged over the labeled pixels, or summed with size_average=False.
 
-    ``weight``: one factor >= 0 per class. gamma >= 0 is 2 by default; the predecessor's default 0
+    `weight`: one factor >= 0 per class. gamma >= 0 is 2 by default; the predecessor's default 0
     is cross entropy.
     """
 

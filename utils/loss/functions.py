@@ -20,7 +20,7 @@ from .bands import banded_map, banded_sum
 
 
 def check_class_weights(weight: Tensor | None) -> Tensor | None:
-    """Return ``weight``, which must be one finite number >= 0 per class; else a ValueError."""
+    """Return `weight`, which must be one finite number >= 0 per class; else a ValueError."""
     if weight is None:
         return None
     weight = weight.detach()
@@ -67,7 +67,7 @@ def labeled_weight(labels: Tensor, weight: Tensor | None, *, ignore_index: int) 
 
 
 def mean_from_sums(total: Tensor, count: Tensor) -> Tensor:
-    """``total / count``, or 0 with a gradient of 0 where nothing was counted."""
+    """`total / count`, or 0 with a gradient of 0 where nothing was counted."""
     return total / torch.where(count > 0, count, 1).to(total.dtype)
 
 
@@ -81,7 +81,7 @@ def cross_entropy_sum(
 ) -> Tensor:
     """The sum of the cross entropy over labeled pixels; divide it by `labeled_weight` for the mean.
 
-    ``logits`` (N,C,...) have any float type, ``labels`` (N,...) any integer type. Class weights and
+    `logits` (N,C,...) have any float type, `labels` (N,...) any integer type. Class weights and
     smoothing are those of torch.nn.functional.cross_entropy.
     """
     if not 0 <= label_smoothing <= 1:
@@ -151,10 +151,10 @@ def hard_labels(
     min_kept: float = 1 / 16,
     ignore_index: int = IGNORE_INDEX,
 ) -> Tensor:
-    """``labels`` with the easy pixels ignored: online hard example mining.
+    """`labels` with the easy pixels ignored: online hard example mining.
 
-    Two groups of pixels are kept: those whose ``probability`` p_y (N,H,W) is below ``threshold``,
-    and the hardest ``min_kept`` of the labeled ones (a share of them, and any that tie with these).
+    Two groups of pixels are kept: those whose `probability` p_y (N,H,W) is below `threshold`,
+    and the hardest `min_kept` of the labeled ones (a share of them, and any that tie with these).
     Shrivastava et al., Training Region-based Object Detectors with OHEM, 2016. The numbers 0.7 and
     1/16 are customary for pixels since BiSeNet (Yu et al., 2018).
     """
@@ -176,7 +176,7 @@ def ohem_loss(
 ) -> Tensor:
     """The mean cross entropy of the pixels that `hard_labels` keeps.
 
-    ``logits`` (N,C,h,w) are smaller than ``labels`` (N,H,W). They are upsampled twice, in bands:
+    `logits` (N,C,h,w) are smaller than `labels` (N,H,W). They are upsampled twice, in bands:
     to find the hard pixels, and for the loss.
     """
     probability = banded_map(logits, labels, partial(label_probability, ignore_index=ignore_index))
@@ -198,7 +198,7 @@ def _classes_by_pixel(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def _mean_of_present(values: Tensor, present: Tensor) -> Tensor:
-    """The mean of the ``values`` (C,) of the classes that are ``present`` (C,)."""
+    """The mean of the `values` (C,) of the classes that are `present` (C,)."""
     return mean_from_sums((values * present).sum(), present.sum())
 
 

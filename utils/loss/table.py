@@ -23,9 +23,9 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Loss:
-    """One loss: ``function(logits, labels, ignore_index=...)`` gives a scalar.
+    """One loss: `function(logits, labels, ignore_index=...)` gives a scalar.
 
-    Each of ``options`` is the name of a command-line option, which the function takes as a keyword
+    Each of `options` is the name of a command-line option, which the function takes as a keyword
     of that name; "class_weights" comes as a tensor (C,) or None.
     """
 

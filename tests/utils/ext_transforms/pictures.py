@@ -6,7 +6,7 @@ import numpy as np
 
 
 def painted(height: int, width: int, cell: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Label of random classes below 100, and the image that shows it as (2 x label + 50) grey."""
+    """Label of random classes below 100, and the image that shows it as (2 x label + 50) gray."""
     rng = np.random.default_rng(height * 1000 + width)
     small = rng.integers(0, 100, (-(-height // cell), -(-width // cell)))
     label = small.repeat(cell, axis=0).repeat(cell, axis=1)[:height, :width].astype(np.uint8)

@@ -22,7 +22,7 @@ def rngs(count: int) -> list[np.random.Generator]:
 
 
 def assert_together(image: np.ndarray, label: np.ndarray) -> None:
-    """Every labelled pixel shows its label's grey, every padded one the fill."""
+    """Every labeled pixel shows its label's gray, every padded one the fill."""
     padded = label == 255
     assert (image[padded] == FILL).all()
     assert (image[~padded] == (label[~padded].astype(int) * 2 + 50)[:, None]).all()

@@ -167,7 +167,7 @@ def half_and_half() -> tuple[np.ndarray, np.ndarray]:
 
 
 def share(label: np.ndarray) -> float:
-    """Of the most frequent class, among the labelled pixels."""
+    """Of the most frequent class, among the labeled pixels."""
     counts = np.unique(label[label != 255], return_counts=True)[1]
     return counts.max() / counts.sum()
 
@@ -194,9 +194,9 @@ def test_drawing_again_ends_after_ten_times(crop: type, monkeypatch: pytest.Monk
     assert np.array_equal(out[0][..., 0] == 7, out[1] == 7) or crop is ExtRandomScaleCrop
 
 
-def test_the_share_counts_labelled_pixels_only() -> None:
+def test_the_share_counts_labeled_pixels_only() -> None:
     label = np.full((10, 10), 255, np.uint8)
-    label[0, :3], label[0, 3] = 4, 5  # 75 % and 25 % of 4 labelled pixels
+    label[0, :3], label[0, 3] = 4, 5  # 75 % and 25 % of 4 labeled pixels
     image = label[..., None].repeat(3, axis=2)
 
     def drawn(label: np.ndarray, ratio: float) -> int:

@@ -24,7 +24,7 @@ def rngs(count: int) -> list[np.random.Generator]:
 
 
 def assert_together(image: np.ndarray, label: np.ndarray) -> None:
-    """Every labelled pixel shows its label's grey, every padded one the fill."""
+    """Every labeled pixel shows its label's gray, every padded one the fill."""
     padded = label == 255
     assert (image[padded] == FILL).all()
     assert (image[~padded] == (label[~padded].astype(int) * 2 + 50)[:, None]).all()
@@ -82,7 +82,7 @@ def test_resize_is_torchvisions(size: int | tuple[int, int]) -> None:
 
 
 def test_labels_take_pillows_pixels() -> None:
-    """Many sizes, of which a fifth has a centre between two pixels, where rounding decides."""
+    """Many sizes, of which a fifth has a center between two pixels, where rounding decides."""
     for have in (1, 2, 3, 12, 50, 97, 200):
         label = np.arange(have, dtype=np.uint8)[None].repeat(2, axis=0)
         picture = Image.fromarray(label)

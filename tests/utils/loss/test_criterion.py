@@ -25,7 +25,7 @@ def _small_bands(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def build(loss_type: str, *, options: bool, aux_weight: float = 0.0) -> Criterion:
-    """With ``options``, all that this loss knows differ from their defaults."""
+    """With `options`, all that this loss knows differ from their defaults."""
     if not options:
         return Criterion(loss_type, aux_weight=aux_weight)
     return Criterion(
