@@ -70,12 +70,10 @@ def _shown(value: Any) -> str:
 def check_options(options: Options, *, world_size: int, sync_batchnorm: bool = False) -> None:
     """Raise ValueError for options that make no sense together."""
     run, model, optim = options.run, options.model, options.optim
-    for flag, is_given, why in (
-        ("finetune", model.finetune, "there is nothing to start from"),
-        ("test_only", run.test_only, "there is nothing to test"),
-    ):
-        if is_given and model.ckpt is None:
-            raise ValueError(f"--{flag} needs --ckpt FILE: {why}")
+    if model.finetune and model.ckpt is None:
+        raise ValueError("--finetune needs --ckpt FILE: there is nothing to start from")
+    if run.test_only and model.ckpt is None:
+        raise ValueError("--test_only needs --ckpt FILE: there is nothing to test")
     if model.finetune and (run.test_only or run.continue_training):
         other = "test_only" if run.test_only else "continue_training"
         raise ValueError(
@@ -88,20 +86,13 @@ def check_options(options: Options, *, world_size: int, sync_batchnorm: bool = F
             f"--freeze_backbone_itrs {optim.freeze_backbone_itrs} is more than --total_itrs "
             f"{optim.total_itrs}"
         )
-    _check_batch(
-        options.data.batch_size,
-        world_size=world_size,
-        one_is_enough=sync_batchnorm or optim.freeze_bn,
-    )
-
-
-def _check_batch(batch_size: int, *, world_size: int, one_is_enough: bool) -> None:
+    batch_size = options.data.batch_size
     each, rest = divmod(batch_size, world_size)
     if rest:
         raise ValueError(
             f"--batch_size {batch_size} can't be shared equally by {world_size} processes"
         )
-    if each < 2 and not one_is_enough:
+    if each < 2 and not sync_batchnorm and not optim.freeze_bn:
         raise ValueError(
             "a batch has 1 image per process, but BatchNorm after ASPP's image pooling needs 2; "
             f"use --batch_size {2 * world_size} or more, or --freeze_bn"
