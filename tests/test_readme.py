@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import network
+from datasets.folder.class_list import read_class_list
 from utils import options
 
 ROOT = Path(__file__).parent.parent
@@ -105,6 +106,15 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
         assert target.exists(), link
         if anchor:
             assert anchor in anchors(target), link
+
+
+def test_the_class_list_for_masks_reads_them(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "own_images.md").read_text(encoding="utf-8")
+    path = tmp_path / "classes.csv"
+    path.write_text(re.findall(r"```\n(name,.*?)```", page, flags=re.DOTALL)[0])
+    facts = read_class_list(path).facts
+    assert facts.class_names == ("background", "cell")
+    assert facts.label_table[[0, 255]].tolist() == [0, 1]
 
 
 def test_the_readme_is_short() -> None:
