@@ -1,6 +1,6 @@
 """Our backbones against timm's of the same name: forward and training step, same work, alternated.
 
-    python benchmarks/backbones.py [--rounds 20] [--size 256] [--batch 2]
+    python -m benchmarks.backbones [--rounds 20] [--size 256] [--batch 2]
 
 Both run in fp32, channels last, at output stride 32 (HRNet 4), and stop behind the last stage: no
 classifier, and for HRNet no fusion of the branches. A pair of times is taken in each round, in turn
@@ -11,19 +11,15 @@ confidence interval (bootstrap). A ratio below 1 means that ours is faster.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import timm
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from network.backbone import create_backbone  # noqa: E402
+from network.backbone import create_backbone
 
 PAIRS = {
     "resnet50": "resnet50",

@@ -7,7 +7,6 @@ precision ("fp32", "bf16"), and perhaps "channels_last", "compiled" or "plain-lo
 from __future__ import annotations
 
 import itertools
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,15 +23,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-import main  # noqa: E402
-import network  # noqa: E402
-from benchmarks.evaluate import resident_mib  # noqa: E402
-from benchmarks.workers import convolve_upsampled  # noqa: E402
-from utils import options  # noqa: E402
-from utils.engine import training_network  # noqa: E402
-from utils.run import Run, autocast, prepare  # noqa: E402
+import main
+import network
+from benchmarks.evaluate import resident_mib
+from benchmarks.workers import convolve_upsampled
+from utils import options
+from utils.engine import training_network
+from utils.run import Run, autocast, prepare
 
 NUM_CLASSES = 19
 # The encoders smp can build at output stride 16; timm's HRNet, HGNetv2 and VoVNet have no dilation.
@@ -115,10 +112,10 @@ def _torchvision_model() -> nn.Module:
 
 
 def peer_step(contender: str, work: Work) -> Callable[[], None]:
-    """The step of a peer as its users write it: normalised input, full-size scores, the loss read.
+    """The step of a peer as its users write it: normalized input, full-size scores, the loss read.
 
     It has the precision and layout its name says; nothing else is tuned. Its batch is on the device
-    already, normalised, which ours is not.
+    already, normalized, which ours is not.
     """
     convolve_upsampled()
     device = torch.device(work.device)
@@ -271,7 +268,7 @@ def best_seconds(function: Callable[[], Any], device: torch.device) -> float:
 
 
 def timed(function: Callable[[], Any], device: torch.device, *, calls: int) -> float:
-    """Seconds of one of ``calls`` calls, the device's work included."""
+    """Seconds of one of `calls` calls, the device's work included."""
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     wait()
     begin = time.perf_counter()
@@ -295,7 +292,7 @@ def peak_memory(device: torch.device) -> Iterator[dict[str, float]]:
 
 
 def ratio_cell(base: list[float], own: list[float]) -> str:
-    """How many times as fast as ``base``: median of the rounds' ratios with its 95 % interval."""
+    """How many times as fast as `base`: median of the rounds' ratios with its 95 % interval."""
     ratios = np.array(base) / np.array(own)
     draws = np.random.default_rng(0).choice(ratios, (2000, len(ratios)))
     low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])

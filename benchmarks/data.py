@@ -1,12 +1,12 @@
 """How fast are training samples made? Prints each step beside the predecessor's, and images/s.
 
-python benchmarks/data.py [--rounds 20] [--voc ROOT] [--cityscapes ROOT] [--cpu_time]
+python -m benchmarks.data [--rounds 20] [--voc ROOT] [--cityscapes ROOT] [--cpu_time]
 
 One sample, one process, one thread: VOC at crop 513 (JPEG 500x375, random scale 0.5-2), Cityscapes
-at crop 768 (PNG 1024x2048, colour jitter; random scale here only, the predecessor has none), read
+at crop 768 (PNG 1024x2048, color jitter; random scale here only, the predecessor has none), read
 from the files and from --cache. The predecessor's steps are re-created from its documented recipe:
 PIL on the whole picture, torchvision's jitter on PIL, ToTensor and Normalize, labels encoded last.
-Here a batch is uint8 and normalised on the device. All take the same files in turn, so a slow
+Here a batch is uint8 and normalized on the device. All take the same files in turn, so a slow
 moment of the machine falls on all: trust the ratio. Files are synthetic unless folders are given;
 they are read before, so the disk's speed is left out.
 """
@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import random
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -31,18 +30,16 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import functional
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from datasets import create_dataset  # noqa: E402
-from datasets.base import FileDataset  # noqa: E402
-from datasets.loader import (  # noqa: E402
-    SampleCache,  # noqa: E402
+from datasets import create_dataset
+from datasets.base import FileDataset
+from datasets.loader import (
+    SampleCache,
     TrainSampler,
     train_loader,
 )
-from utils.ext_transforms import train_transform  # noqa: E402
+from utils.ext_transforms import train_transform
 
-STEPS = ("decode", "geometry", "colour", "hand-over")
+STEPS = ("decode", "geometry", "color", "hand-over")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MIB = 2**20
 
@@ -150,7 +147,7 @@ def predecessor(dataset: FileDataset, task: Task) -> Callable[[int, Clock], Any]
         clock("geometry")
         if task.jitter:
             image = jitter(image)
-        clock("colour")
+        clock("color")
         if random.random() < 0.5:
             image, label = functional.hflip(image), functional.hflip(label)
         clock("geometry")
@@ -167,7 +164,7 @@ def predecessor(dataset: FileDataset, task: Task) -> Callable[[int, Clock], Any]
 def ours(dataset: FileDataset, task: Task) -> Callable[[int, Clock], Any]:
     """The same of this project; labels are encoded where they are read."""
     augment = train_transform(task.crop, color_jitter=task.jitter)
-    steps = ("geometry", "colour", "geometry", "hand-over")
+    steps = ("geometry", "color", "geometry", "hand-over")
     rng = np.random.default_rng(0)
 
     def sample(index: int, clock: Clock) -> Any:
@@ -221,7 +218,7 @@ def images_per_second(dataset: FileDataset, num_workers: int, num_batches: int) 
 
 
 def run(task: Task, root: Path, cache: Path, rounds: int) -> None:
-    """Print the tables of one task on the data set in ``root``."""
+    """Print the tables of one task on the data set in `root`."""
 
     def build() -> FileDataset:
         transform = train_transform(task.crop, color_jitter=task.jitter)

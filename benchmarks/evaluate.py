@@ -1,6 +1,6 @@
 """How long a large image takes from network input to labels, beside the predecessor's way.
 
-    python benchmarks/evaluate.py [--models mobilenet hrnetv2_48] [--rounds 5] [--memory]
+    python -m benchmarks.evaluate [--models mobilenet hrnetv2_48] [--rounds 5] [--memory]
 
 The predecessor's way is re-created from its documented steps on the same network and weights: eval
 mode, plain eager fp32, contiguous tensors, scores upsampled to full size, then their maximum. Ours
@@ -8,7 +8,7 @@ is what main.py and predict.py do: folded BatchNorm, channels_last, labels from 
 scores, the decoder's convolution on the map before it is upsampled (GFLOP are the plain way's),
 freed memory kept. Each case is a process of its own, timed in turn with the others. The
 weights come from a few steps on the shapes; "equal" are labels that agree with the predecessor's.
-``--memory`` adds what the pass itself needs: the peak of resident memory above what was resident
+`--memory` adds what the pass itself needs: the peak of resident memory above what was resident
 before, measured apart and without keeping freed memory.
 """
 
@@ -26,19 +26,17 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-import network  # noqa: E402
-from benchmarks import workers  # noqa: E402
-from network.inference import folded, predict_labels  # noqa: E402
-from utils.memory import keep_freed_memory  # noqa: E402
+import network
+from benchmarks import workers
+from network.inference import folded, predict_labels
+from utils.memory import keep_freed_memory
 
 NUM_CLASSES = 19
 CASES = (workers.PREDECESSOR, "ours fp32", "ours bf16")
 
 
 def labeller(case: str, ckpt: Path) -> tuple[Callable[[Tensor], Tensor], torch.memory_format]:
-    """From normalised images to labels, and the layout the images have."""
+    """From normalized images to labels, and the layout the images have."""
     model = network.load_checkpoint(str(ckpt))
     if case == workers.PREDECESSOR:
         workers.convolve_upsampled()
@@ -59,7 +57,7 @@ def labeller(case: str, ckpt: Path) -> tuple[Callable[[Tensor], Tensor], torch.m
 
 
 def work(case: str, ckpt: Path, size: tuple[int, int], *, memory: bool) -> None:
-    """One case, until nobody asks any more; its labels lie beside ``ckpt``."""
+    """One case, until nobody asks any more; its labels lie beside `ckpt`."""
     if case != workers.PREDECESSOR and not memory:
         keep_freed_memory()
     label, layout = labeller(case, ckpt)
@@ -108,7 +106,7 @@ def measure(backbone: str, args: argparse.Namespace, folder: Path) -> list[list[
     workers.save_checkpoint(model, ckpt)
     del model
     common = ["--ckpt", str(ckpt), "--size", *map(str, args.size)]
-    started = {case: workers.Worker(__file__, [*common, "--case", case]) for case in CASES}
+    started = {case: workers.Worker("evaluate", [*common, "--case", case]) for case in CASES}
     seconds = workers.alternate(started, rounds=args.rounds)
     gflop = count_gflop(name, args.size)
     expected = np.load(folder / f"{workers.PREDECESSOR}.npy")
@@ -121,7 +119,7 @@ def measure(backbone: str, args: argparse.Namespace, folder: Path) -> list[list[
         row = [backbone, case, *workers.timing_cells(seconds, case), f"{gflop:.0f}", f"{speed:.0f}"]
         row.append(f"{100 * equal:.4f} %")
         if args.memory:
-            worker = workers.Worker(__file__, [*common, "--case", case, "--memory"])
+            worker = workers.Worker("evaluate", [*common, "--case", case, "--memory"])
             row.append(f"{worker.run()['mib']:.0f}")
             worker.close()
         rows.append(row)

@@ -1,6 +1,6 @@
 """How fast are the segmentation counts? Prints StreamSegMetrics.update beside the predecessor's.
 
-python benchmarks/metrics.py [--height 1024] [--width 2048] [--classes 19] [--rounds 30]
+python -m benchmarks.metrics [--height 1024] [--width 2048] [--classes 19] [--rounds 30]
 
 One image a call, labels and predictions int64 as the predecessor's loop passes them, 10 % of the
 pixels ignored. The two alternate, so a slow moment of the machine falls on both: trust the ratio.
@@ -10,18 +10,13 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 
-# Before this folder, where this very file would be found as `metrics`.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from metrics import StreamSegMetrics  # noqa: E402
+from metrics import StreamSegMetrics
 
 
 def predecessor_counts(labels: np.ndarray, preds: np.ndarray, num_classes: int) -> np.ndarray:

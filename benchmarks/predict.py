@@ -1,9 +1,9 @@
 """How long predict.py takes for a folder of images, beside the predecessor's loop.
 
-    python benchmarks/predict.py [--model deeplabv3plus_mobilenet] [--images 20] [--rounds 5]
+    python -m benchmarks.predict [--model deeplabv3plus_mobilenet] [--images 20] [--rounds 5]
 
 The images are JPEGs of 500x375, made of the shapes. The predecessor's loop is re-created from its
-documented steps on the same network and weights: read, to a normalised tensor, plain eager fp32,
+documented steps on the same network and weights: read, to a normalized tensor, plain eager fp32,
 scores upsampled to full size, their maximum, an RGB picture of the classes as PNG. Ours is the loop
 of predict.py, which writes PNGs with a palette. Starting and loading the checkpoint are not timed.
 Each case is a process of its own, timed in turn with the others. The weights come from a few steps
@@ -24,12 +24,10 @@ import torch
 from PIL import Image
 
 # Before this folder, where this very file would be found as `predict`.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-import network  # noqa: E402
-import predict  # noqa: E402
-from benchmarks import workers  # noqa: E402
-from utils import options  # noqa: E402
+import network
+import predict
+from benchmarks import workers
+from utils import options
 
 CASES = (workers.PREDECESSOR, "ours fp32", "ours bf16")
 SIZE = (375, 500)  # H, W
@@ -49,8 +47,8 @@ def predecessor_loop(folder: Path) -> Callable[[], None]:
             batch = normalize(torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous())
             with torch.no_grad():
                 labels = model(batch).max(1)[1].cpu().numpy()[0]
-            colours = Image.fromarray(palette[labels].astype(np.uint8))
-            colours.save(folder / workers.PREDECESSOR / f"{path.stem}.png")
+            colors = Image.fromarray(palette[labels].astype(np.uint8))
+            colors.save(folder / workers.PREDECESSOR / f"{path.stem}.png")
 
     return run
 
@@ -85,7 +83,7 @@ def work(case: str, folder: Path) -> None:
 
 
 def equal_share(folder: Path, case: str, palette: np.ndarray) -> float:
-    """Share of pixels that have the predecessor's colour, 0..1."""
+    """Share of pixels that have the predecessor's color, 0..1."""
     shares = []
     for path in sorted((folder / workers.PREDECESSOR).glob("*.png")):
         expected = np.array(Image.open(path))
@@ -102,7 +100,7 @@ def measure(args: argparse.Namespace, folder: Path) -> list[list[str]]:
         picture = Image.fromarray(workers.mosaic(*SIZE, first=12 * index))
         picture.save(folder / "images" / f"{index:03d}.jpg", quality=95)
     started = {
-        case: workers.Worker(__file__, ["--case", case, "--folder", str(folder)]) for case in CASES
+        case: workers.Worker("predict", ["--case", case, "--folder", str(folder)]) for case in CASES
     }
     seconds = workers.alternate(started, rounds=args.rounds)
     rows = []

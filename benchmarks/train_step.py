@@ -1,9 +1,9 @@
 """How long a training step takes beside the predecessor's and other libraries', and what it needs.
 
-    python benchmarks/train_step.py [--models mobilenet resnet50] [--size 256] [--rounds 5]
-    python benchmarks/train_step.py @recipes/camvid_cpu.txt     # a recipe's whole training
-    python benchmarks/train_step.py --memory                    # the peak of a step, by its loss
-    python benchmarks/train_step.py --device cuda [--data DIR --dataset cityscapes]
+    python -m benchmarks.train_step [--models mobilenet resnet50] [--size 256] [--rounds 5]
+    python -m benchmarks.train_step @recipes/camvid_cpu.txt     # a recipe's whole training
+    python -m benchmarks.train_step --memory                    # the peak of a step, by its loss
+    python -m benchmarks.train_step --device cuda [--data DIR --dataset cityscapes]
 
 The predecessor's step is re-created from its documented recipe: the same network (MobileNetV2 with
 its padding), eager fp32, contiguous tensors, full-size scores, the loss read at every step. Ours is
@@ -26,17 +26,14 @@ import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from unittest import mock
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from benchmarks import common, workers  # noqa: E402
-from benchmarks.common import Roofline, Work  # noqa: E402
-from utils import options  # noqa: E402
-from utils.visualizer import Progress  # noqa: E402
+from benchmarks import common, workers
+from benchmarks.common import Roofline, Work
+from utils import options
+from utils.visualizer import Progress
 
 CPU_WORKS = [("mobilenet", 256), ("mobilenet", 512), ("resnet50", 256), ("hrnetv2_48", 256)]
 GPU_MODELS = ("hrnetv2_48", "resnet50", "hgnetv2_b4", "vovnetv2_39b", "res2net50_26w_4s")
@@ -107,7 +104,7 @@ def start(contender: str, work: Work, extra: Sequence[str] = ()) -> workers.Work
     arguments = [work.recipe] if work.recipe else []
     for name, value in {**dataclasses.asdict(work), "case": contender}.items():
         arguments += [] if name == "recipe" else [f"--{name}", str(value)]
-    return workers.Worker(__file__, [*arguments, *extra])
+    return workers.Worker("train_step", [*arguments, *extra])
 
 
 def alternate(

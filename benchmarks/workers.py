@@ -26,10 +26,10 @@ PREDECESSOR = "predecessor"
 
 
 class Worker:
-    """A process that runs one case of ``script`` whenever it is told to."""
+    """A process that runs one case of a benchmark whenever it is told to."""
 
-    def __init__(self, script: str, arguments: Sequence[str]) -> None:
-        command = [sys.executable, script, "--worker", *arguments]
+    def __init__(self, benchmark: str, arguments: Sequence[str]) -> None:
+        command = [sys.executable, "-m", f"benchmarks.{benchmark}", "--worker", *arguments]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
         self.answer()  # ready
@@ -51,7 +51,7 @@ class Worker:
 
 
 def serve(case: Callable[[], Mapping[str, float]]) -> None:
-    """The worker's side: run ``case`` for each line that comes."""
+    """The worker's side: run `case` for each line that comes."""
     print("{}", flush=True)
     for _ in sys.stdin:
         print(json.dumps(case()), flush=True)

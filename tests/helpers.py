@@ -34,7 +34,7 @@ def step_losses(folder: Path, name: str = NAME) -> list[float]:
 
 
 def read(folder: Path, kind: str = "latest", name: str = NAME) -> dict[str, Any]:
-    """A run's checkpoint, ``kind`` latest, latest.1 or best."""
+    """A run's checkpoint, `kind` latest, latest.1 or best."""
     which, _, number = kind.partition(".")
     return network.pretrained.read_file(folder / f"{which}_{name}{number and '.' + number}.pth")
 
@@ -62,7 +62,7 @@ def assert_same_end(one: Path, two: Path, kinds: Sequence[str] = ("latest", "bes
 
 
 def start_command(arguments: Sequence[str], *, code: str = "") -> subprocess.Popen[str]:
-    """`python main.py` as its own process, one thread; ``code`` runs before it."""
+    """`python main.py` as its own process, one thread; `code` runs before it."""
     script = f"import sys; {code}\nimport main; sys.exit(main.main(sys.argv[1:]))"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(

@@ -21,7 +21,7 @@ MOMENTS = ("write", "link", "replace", "replaced")  # of a save
 
 @dataclass
 class Plan:
-    """When to die, and at the latest after ``steps`` steps; ``mark`` is written in mid-save."""
+    """When to die, and at the latest after `steps` steps; `mark` is written in mid-save."""
 
     mark: Path
     steps: int
@@ -38,7 +38,7 @@ def die() -> NoReturn:
 
 
 def run(plan: Plan | None, arguments: list[str], log: Path) -> None:
-    """`main.py` with ``arguments``, which dies by ``plan``; for a new process."""
+    """`main.py` with `arguments`, which dies by `plan`; for a new process."""
     torch.set_num_threads(1)
     with open(log, "wb", buffering=0) as file:
         for stream in (1, 2):

@@ -47,7 +47,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[str]
 
 
 def at_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], None]) -> None:
-    """Have ``action`` called in the middle of that step."""
+    """Have `action` called in the middle of that step."""
     count = Progress.count
 
     def counting(progress: Progress, num_images: int) -> None:
@@ -127,7 +127,7 @@ def test_a_second_interrupt_ends_at_once(
 
 
 def spoil_loss(monkeypatch: pytest.MonkeyPatch, is_bad: Callable[[int], bool]) -> None:
-    """Make the loss NaN, with gradients, in the training steps of which ``is_bad``."""
+    """Make the loss NaN, with gradients, in the training steps of which `is_bad`."""
     forward, calls = Criterion.forward, [0]
 
     def spoilt(self: Criterion, outputs: object, labels: Tensor, **options: Tensor) -> Tensor:
@@ -240,7 +240,7 @@ def test_when_all_are_damaged_nothing_is_touched(
 
 
 def fill_disk(monkeypatch: pytest.MonkeyPatch, *, step: int) -> None:
-    """Have the disk full while the checkpoints of ``step`` are written."""
+    """Have the disk full while the checkpoints of `step` are written."""
     save = torch.save
 
     def saving(state: dict, file: object) -> None:

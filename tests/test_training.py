@@ -28,7 +28,7 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def differing(one: Mapping[str, Tensor], two: Mapping[str, Tensor], part: str = "") -> list[str]:
-    """The entries of two state dicts, those that begin with ``part``, that are not equal."""
+    """The entries of two state dicts, those that begin with `part`, that are not equal."""
     keys = [key for key in one if key.startswith(part)]
     assert keys and one.keys() == two.keys()
     return [key for key in keys if not torch.equal(one[key], two[key])]
@@ -119,7 +119,7 @@ def plain_logits(model: torch.nn.Module, image: Path) -> Tensor:
 
 
 def plain_loss(model: torch.nn.Module, data: Path) -> float:
-    """Cross entropy of all labelled pixels of the tiny VOC's validation images."""
+    """Cross entropy of all labeled pixels of the tiny VOC's validation images."""
     base, total, count = data / "VOCdevkit/VOC2012", 0.0, 0
     for number in (6, 7, 8):
         label = np.array(Image.open(base / f"SegmentationClass/img_{number}.png"))
