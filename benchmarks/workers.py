@@ -20,7 +20,7 @@ from torch import nn
 
 import network
 from datasets.shapes import Shapes
-from network.upsampled_conv import ConcatConv2d
+from network import upsampled_conv
 
 PREDECESSOR = "predecessor"
 
@@ -120,8 +120,7 @@ def trained_model(name: str, *, num_classes: int, steps: int) -> nn.Module:
 
 def convolve_upsampled() -> None:
     """From now on networks in this process convolve upsampled maps, as the predecessor's do."""
-    ConcatConv2d.pays = lambda *maps: False
-    network.utils.works_on_coarse = lambda x: False
+    upsampled_conv.works_on_coarse = lambda x: False
 
 
 def save_checkpoint(model: nn.Module, path: Path) -> None:

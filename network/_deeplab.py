@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .upsampled_conv import ConcatConv2d, ConcatMaps, mean_of_upsampled
+from .upsampled_conv import ConcatConv2d, Feature, concat_maps, mean_of_upsampled
 from .utils import IntermediateLayerGetter, Normalize, SimpleSegmentationModel
 
 CHANNELS = 256
@@ -76,6 +76,10 @@ class DeepLabV3(SimpleSegmentationModel):
         self.mean, self.std = tuple(mean), tuple(std)
         self.normalize = Normalize(self.mean, self.std)
 
+    def features(self, x: Tensor) -> dict[str, Feature]:
+        """What the heads take, with maps apart where joining them can wait."""
+        return self.backbone.features(x)
+
 
 def conv_bn_relu(
     in_channels: int,
@@ -101,15 +105,11 @@ def conv_bn_relu(
 
 
 class MapsSequential(nn.Sequential):
-    """Layers of which the first takes the concatenation of several maps, as `ConcatMaps` gives it.
-
-    Whether it takes the maps themselves is its own affair: a separable convolution does not.
-    """
+    """Layers of which the first takes several maps: what `concat_maps` would join."""
 
     def forward(self, *maps: Tensor) -> Tensor:
         first, *rest = self
-        takes_maps = len(maps) == 1 or isinstance(first, ConcatConv2d)
-        x = first(*maps) if takes_maps else first(ConcatMaps()(maps))
+        x = first(*maps)
         del maps  # in inference, a part of the peak
         for layer in rest:
             x = layer(x)
@@ -135,10 +135,7 @@ class ASPPPooling(nn.Sequential):
 
 
 class ASPP(nn.Module):
-    """Atrous spatial pyramid pooling: (N,C,h,w) -> (N,256,h,w).
-
-    Instead of one map it takes several for which that would be their `ConcatMaps`.
-    """
+    """Atrous spatial pyramid pooling: (N,C,h,w), or maps that would be joined -> (N,256,h,w)."""
 
     def __init__(self, in_channels: int, atrous_rates: Sequence[int]) -> None:
         super().__init__()
@@ -160,17 +157,15 @@ class ASPP(nn.Module):
             *conv_bn_relu(len(self.convs) * CHANNELS, CHANNELS), nn.Dropout(0.1)
         )
 
-    def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
-        maps = [x] if isinstance(x, Tensor) else list(x)
-        if not all(isinstance(branch[0], ConcatConv2d) for branch in self.convs[:-1]):
-            maps = [ConcatMaps()(maps)]  # separable: joined here, once for all
+    def forward(self, x: Feature) -> Tensor:
+        maps = (x,) if isinstance(x, Tensor) else x
+        # What suits one of the dilated convolutions suits all branches: so maps are joined once.
+        maps = self.convs[1][0].keep_apart(*maps)
         return self.project(torch.cat([branch(*maps) for branch in self.convs], dim=1))
 
 
 class DeepLabHead(nn.Module):
     """DeepLabV3: takes ``out``, gives logits of its size. ``low_level_channels`` is not used."""
-
-    takes_maps = True  # ``out`` may be several, as of ASPP
 
     def __init__(
         self,
@@ -188,14 +183,12 @@ class DeepLabHead(nn.Module):
         )
         init_head(self)
 
-    def forward(self, features: Mapping[str, Tensor | Sequence[Tensor]]) -> Tensor:
+    def forward(self, features: Mapping[str, Feature]) -> Tensor:
         return self.classifier(features["out"])
 
 
 class DeepLabHeadV3Plus(nn.Module):
     """DeepLabV3+: takes ``out`` and ``low_level``, gives logits of ``low_level``'s size."""
-
-    takes_maps = True  # ``out`` may be several, as of ASPP
 
     def __init__(
         self,
@@ -216,7 +209,7 @@ class DeepLabHeadV3Plus(nn.Module):
         )
         init_head(self)
 
-    def forward(self, features: Mapping[str, Tensor | Sequence[Tensor]]) -> Tensor:
+    def forward(self, features: Mapping[str, Feature]) -> Tensor:
         coarse = self.aspp(features["out"])
         return self.classifier(self.project(features["low_level"]), coarse)
 
@@ -278,8 +271,12 @@ class AtrousSeparableConvolution(nn.Module):
         )
         init_head(self)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.body(x)
+    def keep_apart(self, *maps: Tensor) -> tuple[Tensor, ...]:
+        """The maps joined, as one: this layer can't use them otherwise."""
+        return (concat_maps(*maps),)
+
+    def forward(self, *maps: Tensor) -> Tensor:
+        return self.body(concat_maps(*maps))
 
 
 def convert_to_separable_conv(module: nn.Module) -> nn.Module:

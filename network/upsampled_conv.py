@@ -26,33 +26,48 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 BAND_BYTES = 4 * 2**20  # of the result worked on at a time, but at least 8 rows
 MIN_RATIO = 1.5  # of the sides: below, convolving is quicker
 
+Feature = Tensor | tuple[Tensor, ...]  # one map, or several of which `concat_maps` makes one
+
+
+def upsample(x: Tensor, size: tuple[int, int], *, mode: str = "bilinear") -> Tensor:
+    """Resize (N,C,h,w) to `size`; the corners of the outermost pixels lie on each other."""
+    align_corners = None if mode == "nearest" else False
+    return F.interpolate(x, size=size, mode=mode, align_corners=align_corners)
+
+
+def concat_maps(sharp: Tensor, *coarse: Tensor) -> Tensor:
+    """Join maps (N,C_i,h_i,w_i), upsampled to the size of the first: (N, sum of C_i, H, W)."""
+    if not coarse:
+        return sharp
+    size = (sharp.shape[2], sharp.shape[3])
+    # An exporter must not compare: that would bind the result to the sizes it was shown.
+    traced = is_traced()
+    maps = [upsample(x, size) if traced or x.shape[2:] != size else x for x in coarse]
+    return torch.cat([sharp, *maps], dim=1)
+
 
 class ConcatMaps(nn.Module):
-    """Maps (N,C_i,h_i,w_i), upsampled to the first one's size, as one (N, sum of C_i, H, W)."""
+    """The last child of a backbone that ends in several maps: joins them by `concat_maps`."""
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        first, *others = maps
-        size = (first.shape[2], first.shape[3])
-        for number, x in enumerate(others):
-            # Comparing would bind what an exporter makes to the sizes it was shown.
-            if is_traced() or x.shape[2:] != size:
-                others[number] = upsample(x, size)
-        return torch.cat([first, *others], dim=1)
+        return concat_maps(*maps)
 
 
 class ConcatConv2d(nn.Conv2d):
-    """A convolution of several maps' concatenation, those behind the first upsampled to its size.
+    """A convolution of `concat_maps(*maps)`, with the parameters of a convolution of that map.
 
-    ``forward(sharp, *coarse)`` gives what ``super().forward(ConcatMaps()([sharp, *coarse]))`` does;
-    parameters and names are those of a convolution of all their channels. Where it `pays`, the
-    result can be differentiated once, backwards, and torch.func can't be used.
+    It upsamples and joins the maps only where that is quicker: see `keep_apart`. Where it is not,
+    the result can be differentiated once, backwards, and not by `torch.func`.
     """
 
-    def forward(self, sharp: Tensor, *coarse: Tensor) -> Tensor:
+    def keep_apart(self, *maps: Tensor) -> tuple[Tensor, ...]:
+        """The maps as they are, where convolving each by itself is quicker; else joined, as one."""
+        return maps if self.pays(*maps) else (concat_maps(*maps),)
+
+    def forward(self, *maps: Tensor) -> Tensor:
+        sharp, *coarse = self.keep_apart(*maps)
         if not coarse:
             return super().forward(sharp)
-        if not self.pays(sharp, *coarse):
-            return super().forward(ConcatMaps()([sharp, *coarse]))
         first, *others = self.weight.split([x.shape[1] for x in (sharp, *coarse)], dim=1)
         result = self._conv_forward(sharp, first, self.bias)
         total = result.contiguous(memory_format=torch.channels_last)
@@ -62,7 +77,7 @@ class ConcatConv2d(nn.Conv2d):
         return total if total is result else total.contiguous()
 
     def pays(self, sharp: Tensor, *coarse: Tensor) -> bool:
-        """Whether to convolve the coarse maps as they are."""
+        """Whether it is quicker to convolve the coarse maps before they are upsampled."""
         kernel, dilation = self.kernel_size[0], self.dilation[0]
         usual = (
             self.kernel_size in ((1, 1), (3, 3))
@@ -92,11 +107,6 @@ def works_on_coarse(x: Tensor) -> bool:
 def is_traced() -> bool:
     """Whether a compiler or an exporter is watching."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
-
-
-def upsample(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear, align_corners=False."""
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
 def mean_of_upsampled(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from .upsampled_conv import ConcatMaps, upsample, works_on_coarse
+from .upsampled_conv import ConcatMaps, Feature, concat_maps, upsample
 
 
 class IntermediateLayerGetter(nn.ModuleDict):
@@ -33,20 +33,30 @@ class IntermediateLayerGetter(nn.ModuleDict):
         super().__init__(kept)
         self.return_layers = dict(return_layers)
 
-    def forward(self, x: Tensor, *, join: bool = True) -> dict[str, Tensor | list[Tensor]]:
-        """All outputs are (N,C,h,w); without ``join`` what `ConcatMaps` joins are its inputs."""
-        features = {}
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """The outputs by name, each one map (N,C,h,w)."""
+        features = self.features(x).items()
+        return {key: x if isinstance(x, Tensor) else concat_maps(*x) for key, x in features}
+
+    def features(self, x: Tensor) -> dict[str, Feature]:
+        """The outputs by name; what `ConcatMaps`, as the last child, would join is a tuple."""
+        features: dict[str, Feature] = {}
         for name, child in self.items():
-            apart = isinstance(child, ConcatMaps) and not join
-            x = x if apart else child(x)
+            if isinstance(child, ConcatMaps):
+                feature = tuple(x)
+            else:
+                x = child(x)
+                feature = x if isinstance(x, Tensor) else x[0]
             if name in self.return_layers:
-                one = isinstance(x, Tensor) or apart
-                features[self.return_layers[name]] = x if one else x[0]
+                features[self.return_layers[name]] = feature
         return features
 
 
 class SimpleSegmentationModel(nn.Module):
-    """Images (N,3,H,W), normalised -> logits (N,C,H,W), for any H and W from 33 up."""
+    """Images (N,3,H,W), normalized -> logits (N,C,H,W), for any H and W from 33 up.
+
+    `classifier` takes what `backbone` gives: with an `IntermediateLayerGetter` a dict of maps.
+    """
 
     def __init__(
         self, backbone: nn.Module, classifier: nn.Module, aux_classifier: nn.Module | None = None
@@ -56,24 +66,20 @@ class SimpleSegmentationModel(nn.Module):
         self.classifier = classifier
         self.aux_classifier = aux_classifier
 
+    def features(self, x: Tensor) -> Mapping[str, Feature]:
+        """What the heads take."""
+        return self.backbone(x)
+
     def low_res_logits(self, x: Tensor) -> Tensor:
         """Logits (N,C,h,w) as the head gives them, before they are upsampled to the image."""
-        return self.classifier(self._features(x))
-
-    def _features(self, x: Tensor) -> dict[str, Tensor | list[Tensor]]:
-        """What the head gets: maps that are only concatenated for it, it gets apart."""
-        takes_maps = getattr(self.classifier, "takes_maps", False)
-        knows_how = isinstance(self.backbone, IntermediateLayerGetter)
-        if takes_maps and knows_how and works_on_coarse(x):
-            return self.backbone(x, join=False)
-        return self.backbone(x)
+        return self.classifier(self.features(x))
 
     def low_res_outputs(self, x: Tensor) -> dict[str, Tensor]:
         """``{"out": low_res_logits(x)}``, and in training ``"aux"``, if there is such a head.
 
         Each is (N,C,h,w) of its own size.
         """
-        features = self._features(x)
+        features = self.features(x)
         outputs = {"out": self.classifier(features)}
         if self.training and self.aux_classifier is not None:
             outputs["aux"] = self.aux_classifier(features["aux"])

@@ -25,15 +25,9 @@ from types import MappingProxyType
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..upsampled_conv import ConcatMaps
+from ..upsampled_conv import ConcatMaps, upsample
 from .base import Backbone, FeatureInfo, Variant, conv, conv_bn, timm_weights
 from .resnet import BasicBlock, Bottleneck
-
-
-def upsample(x: Tensor, *, like: Tensor, mode: str) -> Tensor:
-    """Bring ``x`` to the height and width of ``like``."""
-    align_corners = None if mode == "nearest" else False
-    return F.interpolate(x, size=like.shape[-2:], mode=mode, align_corners=align_corners)
 
 
 class Transition(nn.ModuleList):
@@ -103,7 +97,7 @@ class HighResolutionModule(nn.Module):
             x = path(branches[source])
             if source > target:
                 # By size, not by factor: no side has to be a multiple of 32.
-                x = upsample(x, like=branches[target], mode=self.fuse_mode)
+                x = upsample(x, branches[target].shape[2:], mode=self.fuse_mode)
             total = total + x
         return F.relu(total)
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 import network
 from network import upsampled_conv
 from network.upsampled_conv import ConcatConv2d
+from network.utils import SimpleSegmentationModel
 
 SIZES = [  # of the coarse and the sharp map
     ((4, 5), (16, 20)),
@@ -227,13 +228,51 @@ def test_a_whole_network(
     with monkeypatch.context() as patch:
         patch.setattr(upsampled_conv, "upsample", None)  # not called
         ours = scores_and_gradients()
-    monkeypatch.setattr(ConcatConv2d, "pays", lambda *maps: False)
-    monkeypatch.setattr(network.utils, "works_on_coarse", lambda x: False)
+    monkeypatch.setattr(upsampled_conv, "works_on_coarse", lambda x: False)
     theirs = scores_and_gradients()
     assert theirs[0].is_contiguous() == ours[0].is_contiguous()
     largest = max(x.abs().max().item() for x in theirs)  # some gradients are 0, but for rounding
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-12 * largest)
+
+
+@pytest.mark.parametrize("separable_conv", [True, False])
+def test_where_maps_are_joined_it_is_done_once(
+    separable_conv: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, where five branches would otherwise join them five times."""
+    name = "deeplabv3_hrnetv2_18_small"
+    model = network.create_model(name, separable_conv=separable_conv).eval()
+    joined, concat_maps = [], upsampled_conv.concat_maps
+
+    def counted(*maps: torch.Tensor) -> torch.Tensor:
+        joined.append(len(maps))
+        return concat_maps(*maps)
+
+    if not separable_conv:
+        monkeypatch.setattr(upsampled_conv, "works_on_coarse", lambda x: False)
+    for module in (upsampled_conv, network.utils, network._deeplab):
+        monkeypatch.setattr(module, "concat_maps", counted)
+    with torch.no_grad():
+        model.low_res_logits(torch.randn(1, 3, 64, 64))
+    assert [number for number in joined if number > 1] == [4]
+
+
+def test_a_head_of_somebody_else_gets_plain_tensors() -> None:
+    model = network.create_model("deeplabv3_hrnetv2_18_small").eval()
+
+    class Head(torch.nn.Module):
+        def forward(self, features: dict[str, torch.Tensor]) -> torch.Tensor:
+            return features["out"].mean(1, keepdim=True)
+
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        got = SimpleSegmentationModel(model.backbone, Head()).low_res_logits(images)
+        assert torch.equal(got, model.backbone(images)["out"].mean(1, keepdim=True))
+        # And the other way round: our head takes plain tensors.
+        wanted = model.low_res_logits(images)
+        got = SimpleSegmentationModel(model.backbone, model.classifier).low_res_logits(images)
+    torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.filterwarnings("ignore:.*jit.trace.*is deprecated:FutureWarning")
