@@ -84,26 +84,22 @@ def test_a_network_that_gives_no_numbers_gives_labels_all_the_same(size: tuple[i
 
 
 class MadeTensors(TorchDispatchMode):
-    """Elements of the largest floating-point tensor that is made, and of all together."""
+    """Elements of the largest floating-point tensor that is made."""
 
-    largest = total = 0
+    largest = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         if isinstance(result, Tensor) and result.is_floating_point():
             self.largest = max(self.largest, result.numel())
-            self.total += result.numel()
         return result
 
 
-@pytest.mark.parametrize("smooth", [True, False])
-def test_scores_are_never_all_upsampled(smooth: bool) -> None:
-    scores = random_scores(19, (120, 160), smooth=smooth).float()
+def test_scores_are_never_all_upsampled() -> None:
+    scores = random_scores(19, (120, 160)).float()
     with MadeTensors() as made:
         labels_from_logits(scores, (480, 640))
     assert 0 < made.largest <= scores.numel()
-    # Views count too. Upsampling all takes 94 times the scores.
-    assert (made.total < 32 * scores.numel()) == smooth
 
 
 def test_one_call_from_images_to_labels() -> None:
