@@ -34,11 +34,7 @@ check: install
 	$(BIN)/python .ci/check.py
 
 tables: install
-	$(BIN)/python -c 'from network import summary; summary.write_costs()'
-	$(BIN)/python main.py --list_models --markdown > .table
-	sed -e '/^<!-- models/,/^<!-- \/models/{/^<!--/!d;}' -e '/^<!-- models/r .table' README.md > .readme
-	mv .readme README.md
-	rm .table
+	$(BIN)/python -m network.summary
 
 install: $(VENV)/.installed
 

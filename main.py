@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-import network
 from metrics import StreamSegMetrics
 from network.inference import folded, labels_from_logits, low_res_logits
+from network.summary import models_table
 from utils import checkpoint, distributed, options, report
 from utils.data import check_data
 from utils.engine import Standing, grouped, train_mode, training_network
@@ -189,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     opts = options.parse_main(argv)
     plain_warnings()
     if opts.model.list_models:
-        print(network.models_table(markdown=opts.model.markdown))
+        print(models_table())
         return 0
     run = None
     try:

@@ -7,7 +7,6 @@ from ._deeplab import DeepLabV3, convert_to_separable_conv
 from .factory import MODELS
 from .modeling import create_model
 from .pretrained import default_weights, load_checkpoint
-from .summary import ModelSummary, model_summary, models_table
 from .utils import Normalize
 
 
@@ -26,16 +25,13 @@ def list_models() -> list[str]:
 
 __all__ = [
     "DeepLabV3",
-    "ModelSummary",
     "Normalize",
     "convert_to_separable_conv",
     "create_model",
     "default_weights",
     "list_models",
     "load_checkpoint",
-    "model_summary",
     "modeling",
-    "models_table",
     "pretrained",
     "resolve_output_stride",
 ]

@@ -1,9 +1,7 @@
-"""What ``--list_models`` prints.
+"""The tables of models: what --list_models prints, and docs/models.md.
 
-Parameters and operations of each model are kept in costs.json: counting them takes a while. It is
-written by
-
-    make tables    # or: python -c "from network import summary; summary.write_costs()"
+Counting the parameters and operations of all models takes minutes, so they are kept in costs.json.
+`python -m network.summary` counts them anew and writes both files.
 """
 
 from __future__ import annotations
@@ -11,10 +9,10 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .backbone import BACKBONES
@@ -23,18 +21,38 @@ from .pretrained import describe
 
 IMAGE_SIZE = 512
 COSTS_FILE = Path(__file__).with_name("costs.json")
+DOCUMENT = Path(__file__).parents[1] / "docs" / "models.md"
+TEXT_INTRODUCTION = """\
+Models: deeplabv3_BACKBONE and deeplabv3plus_BACKBONE. Parameters in millions with 21 classes;
+GFLOPs of a 512x512 image at each output stride; accuracy in percent and license of the ImageNet
+weights that --pretrained imagenet fetches (none published: --pretrained FILE).
+"""
+DOCUMENT_INTRODUCTION = """\
+# Models
 
-# Of a backbone: {"params": {"deeplabv3": 123, ...}, "flops": {"16": {"backbone": 123, ...}, ...}}
-Costs = dict[str, dict]
+Every backbone makes two models: `deeplabv3_<backbone>` and `deeplabv3plus_<backbone>`. Parameters
+are in millions, with 21 classes. GFLOPs are those of a 512x512 image at each output stride; a
+multiply-add counts as two. The weights are those that `--pretrained imagenet` fetches, with their
+ImageNet accuracy and license; where nobody has published any, give a file.
+
+`make tables` writes this page.
+
+"""
+
+
+class Costs(TypedDict):
+    """What the models of one backbone cost."""
+
+    params: dict[str, int]  # by architecture
+    flops: dict[str, dict[str, int]]  # by output stride: of the backbone and of each architecture
 
 
 class ModelSummary(NamedTuple):
-    """One row of the table of models."""
+    """What a model costs."""
 
     name: str
     params: int
-    gflops: dict[int, float]  # of a 512x512 image by output stride, a multiply-add being two
-    weights: str
+    gflops: dict[int, float]  # of an image by output stride; a multiply-add counts as two
 
     @property
     def output_strides(self) -> tuple[int, ...]:
@@ -45,7 +63,8 @@ def _num_params(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _flops(module: nn.Module, inputs: Tensor | dict[str, Tensor]) -> tuple[int, object]:
+def _flops(module: nn.Module, inputs: object) -> tuple[int, Any]:
+    """Operations of one call, and its result."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         outputs = module(inputs)
     return counter.get_total_flops(), outputs
@@ -53,17 +72,17 @@ def _flops(module: nn.Module, inputs: Tensor | dict[str, Tensor]) -> tuple[int, 
 
 @cache
 def count_costs(backbone_name: str) -> Costs:
-    """Parameters and operations of a backbone's models, with 21 classes; nothing is computed."""
+    """Parameters and operations of a backbone's models, from shapes alone."""
     params: dict[str, int] = {}
     flops: dict[str, dict[str, int]] = {}
     for stride in BACKBONES[backbone_name].network.output_strides:
         counts: dict[str, int] = {}
-        features: object = {}
+        features: Any = {}
         with torch.device("meta"):
             image = torch.empty(1, 3, IMAGE_SIZE, IMAGE_SIZE)
             for architecture in ARCHITECTURES:
                 model = build_model(f"{architecture}_{backbone_name}", output_stride=stride).eval()
-                if not counts:  # the backbone is the costly part, and the same in all
+                if not counts:  # the backbone is the same in both, and takes long to count
                     counts["backbone"], features = _flops(model.backbone, image)
                 head, _ = _flops(model.classifier, features)
                 counts[architecture] = counts["backbone"] + head
@@ -73,69 +92,68 @@ def count_costs(backbone_name: str) -> Costs:
 
 
 @cache
-def _stored_costs() -> Costs:
+def _stored_costs() -> dict[str, Costs]:
     return json.loads(COSTS_FILE.read_text()) if COSTS_FILE.exists() else {}
 
 
 def _costs(backbone_name: str) -> Costs:
-    """From the file, or counted now where it does not know the backbone."""
+    """From the file, or counted now if the file lacks the backbone."""
     return _stored_costs().get(backbone_name) or count_costs(backbone_name)
 
 
-def _weights(backbone_name: str) -> str:
-    weights = BACKBONES[backbone_name].variant.weights
-    if weights is None:
-        return "file"
-    accuracy = "" if weights.top1 is None else f" {weights.top1:.2f} %"
-    return f"{describe(weights)}{accuracy} ({weights.licence})"
-
-
 def model_summary(name: str) -> ModelSummary:
-    """Parameters, cost by output stride, and weights of a model."""
+    """Parameters of a model, and its operations by output stride."""
     architecture, backbone_name = model_parts(name)
     costs = _costs(backbone_name)
     gflops = {int(s): counts[architecture] / 1e9 for s, counts in costs["flops"].items()}
-    return ModelSummary(name, costs["params"][architecture], gflops, _weights(backbone_name))
+    return ModelSummary(name, costs["params"][architecture], gflops)
 
 
-def _cells(row: ModelSummary) -> list[str]:
-    strides = "/".join(map(str, row.output_strides))
-    gflops = " / ".join(f"{value:.0f}" for value in row.gflops.values())
-    return [f"{row.params / 1e6:.2f}", strides, gflops]
+def _cells(backbone: str) -> list[str]:
+    """Strides, then parameters and GFLOPs of each architecture."""
+    rows = [model_summary(f"{architecture}_{backbone}") for architecture in ARCHITECTURES]
+    cells = ["/".join(map(str, rows[0].output_strides))]
+    for row in rows:
+        gflops = "/".join(f"{value:.0f}" for value in row.gflops.values())
+        cells += [f"{row.params / 1e6:.2f}", gflops]
+    return cells
 
 
-def models_table(markdown: bool = False) -> str:
-    """All models, one a line; or, in Markdown, all backbones, each with both architectures."""
-    flops_title = f"GFLOPs at {IMAGE_SIZE}"
-    if markdown:
-        return _markdown_table(flops_title)
-    cells = [["model", "params (M)", "output strides", flops_title, "weights"]]
-    for architecture in ARCHITECTURES:
-        for backbone in BACKBONES:
-            row = model_summary(f"{architecture}_{backbone}")
-            cells.append([row.name, *_cells(row), row.weights])
-    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    return "\n".join(
-        f"{line[0]:<{widths[0]}}  {line[1]:>{widths[1]}}  {line[2]:<{widths[2]}}  "
-        f"{line[3]:>{widths[3]}}  {line[4]}"
-        for line in cells
-    )
+def models_table() -> str:
+    """The table as text, one line a backbone, no wider than 100 columns."""
+    layout = "{:<19}  {:<7}  {:>6}  {:<11}  {:>6}  {:<11}  {:>5}  {}"
+    titles = ["backbone", "strides", *["params", "GFLOPs"] * 2, "top-1", "license"]
+    lines = [layout.format("", "", *(x for name in ARCHITECTURES for x in ("", name)), "", "")]
+    lines.append(layout.format(*titles))
+    for backbone, (_, variant) in BACKBONES.items():
+        weights = variant.weights
+        top1 = f"{weights.top1:.2f}" if weights and weights.top1 else "-"
+        lines.append(
+            layout.format(backbone, *_cells(backbone), top1, weights.license if weights else "-")
+        )
+    return TEXT_INTRODUCTION + "\n" + "\n".join(line.rstrip() for line in lines)
 
 
-def _markdown_table(flops_title: str) -> str:
-    lines = [["backbone", "output strides", "weights, top-1 (licence)"], ["---", "---", "---"]]
-    for position, architecture in enumerate(ARCHITECTURES):
-        lines[0][1 + 2 * position : 1 + 2 * position] = [f"{architecture}: M params", flops_title]
-        lines[1][1:1] = ["---:", "---:"]
-    for backbone in BACKBONES:
-        rows = [model_summary(f"{architecture}_{backbone}") for architecture in ARCHITECTURES]
-        cells = [_cells(row) for row in rows]
-        costs = [cell for params, _, gflops in cells for cell in (params, gflops)]
-        lines.append([backbone, *costs, cells[0][1], rows[0].weights])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def models_document() -> str:
+    """The table as a page in Markdown, with the source of the weights."""
+    titles = ["backbone", "strides", *(f"{a}: {x}" for a in ARCHITECTURES for x in ("M", "GFLOPs"))]
+    rows = [[*titles, "weights: top-1, license"], ["---", "---", *["---:"] * 4, "---"]]
+    for backbone, (_, variant) in BACKBONES.items():
+        source = "none published"
+        if weights := variant.weights:
+            top1 = "" if weights.top1 is None else f" {weights.top1:.2f} %,"
+            source = f"{describe(weights)}:{top1} {weights.license}"
+        rows.append([backbone, *_cells(backbone), source])
+    return DOCUMENT_INTRODUCTION + "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def write_costs() -> None:
-    """Count anew for every backbone, and write the file."""
+def write_tables() -> None:
+    """Count the costs of all backbones anew; write costs.json and docs/models.md."""
     lines = [f'"{name}": {json.dumps(count_costs(name))}' for name in BACKBONES]
     COSTS_FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    _stored_costs.cache_clear()
+    DOCUMENT.write_text(models_document())
+
+
+if __name__ == "__main__":
+    write_tables()

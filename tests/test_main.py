@@ -13,6 +13,7 @@ from PIL import Image
 
 import main
 import network
+from network.backbone import BACKBONES
 from tests.helpers import NAME, Args, history, run_command
 
 
@@ -143,9 +144,7 @@ def test_hrnets_output_stride_is_said_once_and_named_os4(voc_args: Args, tmp_pat
 def test_list_models_prints_all(capsys) -> None:
     assert main.main(["--list_models"]) == 0
     table = capsys.readouterr().out
-    assert all(name in table for name in network.list_models())
-    assert main.main(["--list_models", "--markdown"]) == 0
-    assert capsys.readouterr().out == network.models_table(markdown=True) + "\n"
+    assert all(f"\n{name} " in table for name in BACKBONES)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import pytest
 
 import network
 from datasets.folder.class_list import read_class_list
+from network.summary import model_summary
 from utils import options
 
 ROOT = Path(__file__).parent.parent
@@ -130,9 +131,9 @@ def test_the_readme_states_the_costs_of_its_models() -> None:
     rows = re.findall(r"^\| (\w+) \| ([\d.]+) \| ([\d /]+) \|", README, flags=re.MULTILINE)
     assert len(rows) == 10
     for backbone, params, gflops in rows:
-        summary = network.model_summary(f"deeplabv3plus_{backbone}")
-        assert params == f"{summary.params / 1e6:.2f}"
-        assert gflops == " / ".join(f"{value:.0f}" for value in summary.gflops.values())
+        costs = model_summary(f"deeplabv3plus_{backbone}")
+        assert params == f"{costs.params / 1e6:.2f}"
+        assert gflops == " / ".join(f"{value:.0f}" for value in costs.gflops.values())
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.txt")), ids=lambda p: p.stem)

@@ -28,7 +28,7 @@ class FeatureInfo(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Where published weights are, their licence, and what they score.
+    """Where published weights are, their license, and what they score.
 
     ``source`` is a hub repository with a file named ``file``; where ``file`` is empty, the name of
     one of torchvision's weights, or a URL whose file name ends in digits of its SHA-256.
@@ -37,19 +37,19 @@ class Weights:
     source: str
     file: str
     revision: str = "main"  # of the repository: a branch, tag or commit
-    licence: str
+    license: str
     top1: float | None = None  # percent on ImageNet-1k, as published
 
 
 def timm_weights(
-    tag: str, *, licence: str, top1: float | None = None, revision: str = "main"
+    tag: str, *, license: str, top1: float | None = None, revision: str = "main"
 ) -> Weights:
-    """Weights of timm's hub repositories: ``timm_weights("hrnet_w48.ms_in1k", licence="mit")``."""
+    """Weights of timm's hub repositories: ``timm_weights("hrnet_w48.ms_in1k", license="mit")``."""
     return Weights(
         source=f"timm/{tag}",
         file="model.safetensors",
         revision=revision,
-        licence=licence,
+        license=license,
         top1=top1,
     )
 
@@ -60,12 +60,12 @@ def torchvision_weights(model: str, *, top1: float) -> Weights:
     Those are the ones of the literature, and of torchvision's own segmentation networks.
     """
     source = f"{model}_Weights.IMAGENET1K_V1"
-    return Weights(source=source, file="", licence="bsd-3-clause", top1=top1)
+    return Weights(source=source, file="", license="bsd-3-clause", top1=top1)
 
 
-def url_weights(url: str, *, licence: str, top1: float) -> Weights:
+def url_weights(url: str, *, license: str, top1: float) -> Weights:
     """Weights at a URL that ends in digits of their SHA-256: ``.../xception-43020ad28.pth``."""
-    return Weights(source=url, file="", licence=licence, top1=top1)
+    return Weights(source=url, file="", license=license, top1=top1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ class Backbone(nn.Sequential):
 
     output_strides: ClassVar[tuple[int, ...]] = (8, 16, 32)  # those it can be built with
     renames: ClassVar[tuple[tuple[str, str], ...]] = ()  # of weight files: (regex, replacement)
-    authors_licence: ClassVar[str] = ""  # where it restricts the use of the authors' weight files
+    authors_license: ClassVar[str] = ""  # where it restricts the use of the authors' weight files
     classifier_keys: ClassVar[str] = r"fc\."  # regex: tensors of weight files not used here
     # Of files that almost fit: a regex that all differences match, and what such a file is.
     misfit: ClassVar[tuple[str, str] | None] = None

@@ -245,7 +245,7 @@ NETWORK = HGNetV2
 
 def hub(name: str, top1: float) -> Weights:
     """Weights distilled from a larger network on unlabelled images, fine-tuned on ImageNet."""
-    return timm_weights(f"hgnetv2_{name}.ssld_stage2_ft_in1k", licence="apache-2.0", top1=top1)
+    return timm_weights(f"hgnetv2_{name}.ssld_stage2_ft_in1k", license="apache-2.0", top1=top1)
 
 
 VARIANTS = {

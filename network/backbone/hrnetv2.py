@@ -194,34 +194,34 @@ VARIANTS = {
         layer1_channels=32,
         num_modules=(1, 1, 1),
         num_blocks=2,
-        weights=timm_weights("hrnet_w18_small.gluon_in1k", top1=73.93, licence="apache-2.0"),
+        weights=timm_weights("hrnet_w18_small.gluon_in1k", top1=73.93, license="apache-2.0"),
     ),
     "hrnetv2_18_small_v2": HRNetVariant(
         width=18,
         layer1_blocks=2,
         num_modules=(1, 3, 2),
         num_blocks=2,
-        weights=timm_weights("hrnet_w18_small_v2.gluon_in1k", top1=78.20, licence="apache-2.0"),
+        weights=timm_weights("hrnet_w18_small_v2.gluon_in1k", top1=78.20, license="apache-2.0"),
     ),
     "hrnetv2_18": HRNetVariant(
-        width=18, weights=timm_weights("hrnet_w18.ms_aug_in1k", top1=78.11, licence="mit")
+        width=18, weights=timm_weights("hrnet_w18.ms_aug_in1k", top1=78.11, license="mit")
     ),
     "hrnetv2_30": HRNetVariant(
-        width=30, weights=timm_weights("hrnet_w30.ms_in1k", top1=78.20, licence="mit")
+        width=30, weights=timm_weights("hrnet_w30.ms_in1k", top1=78.20, license="mit")
     ),
     "hrnetv2_32": HRNetVariant(
-        width=32, weights=timm_weights("hrnet_w32.ms_in1k", top1=78.45, licence="mit")
+        width=32, weights=timm_weights("hrnet_w32.ms_in1k", top1=78.45, license="mit")
     ),
     "hrnetv2_40": HRNetVariant(
-        width=40, weights=timm_weights("hrnet_w40.ms_in1k", top1=78.93, licence="mit")
+        width=40, weights=timm_weights("hrnet_w40.ms_in1k", top1=78.93, license="mit")
     ),
     "hrnetv2_44": HRNetVariant(
-        width=44, weights=timm_weights("hrnet_w44.ms_in1k", top1=78.89, licence="mit")
+        width=44, weights=timm_weights("hrnet_w44.ms_in1k", top1=78.89, license="mit")
     ),
     "hrnetv2_48": HRNetVariant(
-        width=48, weights=timm_weights("hrnet_w48.ms_in1k", top1=79.33, licence="mit")
+        width=48, weights=timm_weights("hrnet_w48.ms_in1k", top1=79.33, license="mit")
     ),
     "hrnetv2_64": HRNetVariant(
-        width=64, weights=timm_weights("hrnet_w64.ms_in1k", top1=79.46, licence="mit")
+        width=64, weights=timm_weights("hrnet_w64.ms_in1k", top1=79.46, license="mit")
     ),
 }

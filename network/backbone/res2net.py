@@ -195,7 +195,7 @@ class Res2Net(Backbone):
     Averages are dilated like convolutions, so weights stay exactly valid at every output stride.
     """
 
-    authors_licence = "CC BY-NC-SA 4.0: not for commercial use"
+    authors_license = "CC BY-NC-SA 4.0: not for commercial use"
 
     def __init__(self, variant: Res2NetVariant, *, output_stride: int) -> None:
         stages: dict[str, nn.Module] = {
@@ -222,53 +222,53 @@ class Res2Net(Backbone):
 
 
 NETWORK = Res2Net
-LICENCE = "cc-by-nc-sa-4.0"  # of the authors' weights, which timm publishes too
+LICENSE = "cc-by-nc-sa-4.0"  # of the authors' weights, which timm publishes too
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}  # a stage, by depth
 VARIANTS = {
     "res2net50_48w_2s": Res2NetVariant(
         num_blocks=BLOCKS[50],
         base_width=48,
         scale=2,
-        weights=timm_weights("res2net50_48w_2s.in1k", top1=77.53, licence=LICENCE),
+        weights=timm_weights("res2net50_48w_2s.in1k", top1=77.53, license=LICENSE),
     ),
     "res2net50_14w_8s": Res2NetVariant(
         num_blocks=BLOCKS[50],
         base_width=14,
         scale=8,
-        weights=timm_weights("res2net50_14w_8s.in1k", top1=78.14, licence=LICENCE),
+        weights=timm_weights("res2net50_14w_8s.in1k", top1=78.14, license=LICENSE),
     ),
     "res2net50_26w_4s": Res2NetVariant(
         num_blocks=BLOCKS[50],
-        weights=timm_weights("res2net50_26w_4s.in1k", top1=77.99, licence=LICENCE),
+        weights=timm_weights("res2net50_26w_4s.in1k", top1=77.99, license=LICENSE),
     ),
     "res2net50_26w_6s": Res2NetVariant(
         num_blocks=BLOCKS[50],
         scale=6,
-        weights=timm_weights("res2net50_26w_6s.in1k", top1=78.59, licence=LICENCE),
+        weights=timm_weights("res2net50_26w_6s.in1k", top1=78.59, license=LICENSE),
     ),
     "res2net50_26w_8s": Res2NetVariant(
         num_blocks=BLOCKS[50],
         scale=8,
-        weights=timm_weights("res2net50_26w_8s.in1k", top1=78.95, licence=LICENCE),
+        weights=timm_weights("res2net50_26w_8s.in1k", top1=78.95, license=LICENSE),
     ),
     "res2net101_26w_4s": Res2NetVariant(
         num_blocks=BLOCKS[101],
-        weights=timm_weights("res2net101_26w_4s.in1k", top1=79.19, licence=LICENCE),
+        weights=timm_weights("res2net101_26w_4s.in1k", top1=79.19, license=LICENSE),
     ),
     "res2next50": Res2NetVariant(
         num_blocks=BLOCKS[50],
         base_width=4,
         groups=8,
-        weights=timm_weights("res2next50.in1k", top1=78.24, licence=LICENCE),
+        weights=timm_weights("res2next50.in1k", top1=78.24, license=LICENSE),
     ),
     "res2net50d": Res2NetVariant(
         num_blocks=BLOCKS[50],
         deep_stem=True,
-        weights=timm_weights("res2net50d.in1k", top1=80.28, licence=LICENCE),
+        weights=timm_weights("res2net50d.in1k", top1=80.28, license=LICENSE),
     ),
     "res2net101d": Res2NetVariant(
         num_blocks=BLOCKS[101],
         deep_stem=True,
-        weights=timm_weights("res2net101d.in1k", top1=81.24, licence=LICENCE),
+        weights=timm_weights("res2net101d.in1k", top1=81.24, license=LICENSE),
     ),
 }

@@ -192,7 +192,7 @@ class VoVNetV2(Backbone):
         (r"\.[^./]+/dw_conv3x3\.", ".conv_dw."),
         (r"\.[^./]+/pw_conv1x1\.", ".conv_pw."),
     )
-    authors_licence = "CC BY-NC 4.0: not for commercial use"
+    authors_license = "CC BY-NC 4.0: not for commercial use"
     classifier_keys = r"(head|classifier)\."
 
     def __init__(self, variant: VoVNetVariant, *, output_stride: int) -> None:
@@ -233,7 +233,7 @@ VARIANTS = {
     "vovnetv2_19_dw": VoVNetVariant(
         num_modules=MODULES[19],
         num_layers=3,
-        weights=timm_weights("ese_vovnet19b_dw.ra_in1k", top1=77.79, licence="apache-2.0"),
+        weights=timm_weights("ese_vovnet19b_dw.ra_in1k", top1=77.79, license="apache-2.0"),
         **DEPTHWISE,
     ),
     "vovnetv2_19_slim": VoVNetVariant(num_modules=MODULES[19], num_layers=3, **SLIM),
@@ -245,13 +245,13 @@ VARIANTS = {
         num_modules=MODULES[39],
         num_layers=5,
         ese_everywhere=False,
-        weights=timm_weights("ese_vovnet39b.ra_in1k", top1=80.38, licence="apache-2.0"),
+        weights=timm_weights("ese_vovnet39b.ra_in1k", top1=80.38, license="apache-2.0"),
     ),
     "vovnetv2_57b": VoVNetVariant(
         num_modules=MODULES[57],
         num_layers=5,
         ese_everywhere=False,
-        weights=timm_weights("ese_vovnet57b.ra4_e3600_r256_in1k", top1=83.30, licence="apache-2.0"),
+        weights=timm_weights("ese_vovnet57b.ra4_e3600_r256_in1k", top1=83.30, license="apache-2.0"),
         mean=HALF,
         std=HALF,
     ),

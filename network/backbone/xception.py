@@ -283,18 +283,18 @@ VARIANTS = {
     "xception": XceptionVariant(
         aligned=False,
         bn_eps=1e-5,
-        weights=url_weights(CADENE_URL, licence="apache-2.0", top1=79.058),
+        weights=url_weights(CADENE_URL, license="apache-2.0", top1=79.058),
     ),
     "xception41": XceptionVariant(
-        weights=timm_weights("xception41.tf_in1k", licence="apache-2.0", top1=78.55)
+        weights=timm_weights("xception41.tf_in1k", license="apache-2.0", top1=78.55)
     ),
     "xception65": XceptionVariant(
         num_middle=16,
-        weights=timm_weights("xception65.ra3_in1k", licence="apache-2.0", top1=83.186),
+        weights=timm_weights("xception65.ra3_in1k", license="apache-2.0", top1=83.186),
     ),
     "xception71": XceptionVariant(
         entry=((128, 2), (256, 1), (256, 2), (728, 1), (728, 2)),
         num_middle=16,
-        weights=timm_weights("xception71.tf_in1k", licence="apache-2.0", top1=79.92),
+        weights=timm_weights("xception71.tf_in1k", license="apache-2.0", top1=79.92),
     ),
 }

@@ -58,7 +58,7 @@ def check_pretrained(name: str, pretrained: str | Path | bool | None) -> str | P
 def load_pretrained(model: DeepLabV3, pretrained: str | Path | bool | None) -> list[str]:
     """Load "imagenet" (fetched if need be), a file, or nothing ("none") into ``model.backbone``.
 
-    Returns lines on what was used, and on a licence that restricts its use.
+    Returns lines on what was used, and on a license that restricts its use.
     """
     chosen = check_pretrained(model.name, pretrained)
     if chosen == "none":
@@ -67,15 +67,15 @@ def load_pretrained(model: DeepLabV3, pretrained: str | Path | bool | None) -> l
     network, variant = BACKBONES[backbone_name]
     if chosen != "imagenet":
         lines = [load_backbone_weights(model, chosen)]
-        if network.authors_licence:
-            lines.append(f"the authors' own files of this family are {network.authors_licence}")
+        if network.authors_license:
+            lines.append(f"the authors' own files of this family are {network.authors_license}")
         return lines
     weights = variant.weights
     path = fetch(weights, backbone_name)
     lines = [load_backbone_weights(model, path, source=describe(weights))]
-    if weights.licence not in PERMISSIVE:
+    if weights.license not in PERMISSIVE:
         lines.append(
-            f"licence of {describe(weights)}: {weights.licence}, which is not permissive: read it "
+            f"license of {describe(weights)}: {weights.license}, which is not permissive: read it "
             "before you use or pass on what you train from them"
         )
     return lines

@@ -163,4 +163,4 @@ def test_what_the_weights_expect():
     for name in FACTS:
         variant = BACKBONES[name].variant
         assert variant.weights.source == f"timm/{name}.ssld_stage2_ft_in1k"
-        assert variant.mean == (0.485, 0.456, 0.406) and variant.weights.licence == "apache-2.0"
+        assert variant.mean == (0.485, 0.456, 0.406) and variant.weights.license == "apache-2.0"

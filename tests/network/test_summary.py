@@ -143,7 +143,7 @@ def test_costs_are_fresh(name: str) -> None:
 
 def test_a_backbone_without_stored_costs_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(summary, "_stored_costs", dict)
-    row = network.model_summary("deeplabv3plus_resnet18")
+    row = summary.model_summary("deeplabv3plus_resnet18")
     assert (row.params, row.output_strides) == (16_017_845, (8, 16, 32))
     assert row.gflops[16] == pytest.approx(2 * (15.917 + 15.708), rel=0.001)
 
@@ -167,7 +167,7 @@ def test_deeplabv3plus_parameter_counts(backbone):
     ],
 )
 def test_summary_of_a_model(name, gmacs):
-    row = network.model_summary(name)
+    row = summary.model_summary(name)
     default = 4 if "hrnet" in name else 16
     assert row.gflops[default] == pytest.approx(2 * gmacs, rel=0.005)
     assert row.params == PLUS_PARAMS[name.split("_", 1)[1]]
@@ -175,16 +175,24 @@ def test_summary_of_a_model(name, gmacs):
 
 
 def test_models_table():
-    lines = network.models_table().splitlines()
-    assert [line.split()[0] for line in lines] == ["model", *network.list_models()]
-    row = next(line for line in lines if line.startswith("deeplabv3plus_resnet50 "))
-    published = "torchvision ResNet50_Weights.IMAGENET1K_V1 76.13 % (bsd-3-clause)"
-    # 2 x GMACs of backbone and head: 116.1 and 75.2 at 8, 32.4 and 27.1 at 16, ... at 32.
-    cells = ["deeplabv3plus_resnet50", "39.76", "8/16/32"]
-    assert row.split()[:3] == cells and row.endswith(published)
-    assert " / 119 / " in row
-    markdown = network.models_table(markdown=True).splitlines()
-    assert len(markdown) == len(BACKBONES) + 2
-    assert markdown[1] == "| --- | ---: | ---: | ---: | ---: | --- | --- |"
-    (row,) = [line for line in markdown if line.startswith("| resnet50 |")]
-    assert "| 39.64 |" in row and "| 39.76 |" in row and row.endswith(f"| {published} |")
+    table = summary.models_table()
+    assert max(map(len, table.splitlines())) <= 100
+    _, rows = table.split("\n\n")
+    titles, header, *rows = rows.splitlines()
+    assert titles.split() == ["deeplabv3", "deeplabv3plus"]
+    assert header.split()[:4] == ["backbone", "strides", "params", "GFLOPs"]
+    assert [row.split()[0] for row in rows] == list(BACKBONES)
+    # 2 x GMACs of backbone and head: 99.7 and 73.5 at 8, 32.4 and 27.1 at 16, ... at 32.
+    (row,) = [row for row in rows if row.startswith("resnet50 ")]
+    cells = ["resnet50", "8/16/32", "39.64", "327/97/51", "39.76", "346/119/74"]
+    assert row.split() == [*cells, "76.13", "bsd-3-clause"]
+    assert [row.split()[-1] for row in rows if row.startswith("vovnetv2_19 ")] == ["-"]
+
+
+def test_models_document():
+    """Whether docs/models.md is up to date; and one row of it."""
+    page = summary.models_document()
+    assert summary.DOCUMENT.read_text() == page, "run `make tables`"
+    published = "torchvision ResNet50_Weights.IMAGENET1K_V1: 76.13 %, bsd-3-clause"
+    assert f"| 39.64 | 327/97/51 | 39.76 | 346/119/74 | {published} |" in page
+    assert "\n| vovnetv2_19 | 8/16/32 | " in page and page.count("none published") == 7

@@ -185,12 +185,12 @@ def test_urls_are_torchvisions() -> None:
 
 def test_a_url_is_itself() -> None:
     assert weights.url_of("https://host/a-12345678.pth") == "https://host/a-12345678.pth"
-    stated = url_weights("https://host/a-12345678.pth", licence="mit", top1=70.0)
+    stated = url_weights("https://host/a-12345678.pth", license="mit", top1=70.0)
     assert weights.describe(stated) == "a-12345678.pth"
 
 
 def test_hub_repositories_are_timms() -> None:
-    """Name, licence and normalisation, as timm states them."""
+    """Name, license and normalisation, as timm states them."""
     seen = 0
     for name, entry in BACKBONES.items():
         published = entry.variant.weights
@@ -201,24 +201,24 @@ def test_hub_repositories_are_timms() -> None:
         assert entry.variant.mean == tuple(config.mean), name
         assert entry.variant.std == tuple(config.std), name
         stated = config.license
-        if stated in weights.PERMISSIVE or published.licence in weights.PERMISSIVE:
-            assert published.licence == stated, name
+        if stated in weights.PERMISSIVE or published.license in weights.PERMISSIVE:
+            assert published.license == stated, name
         seen += 1
     assert seen >= 9
 
 
-def test_a_licence_that_restricts_is_said(hub, hrnet_file, monkeypatch, capsys) -> None:
+def test_a_license_that_restricts_is_said(hub, hrnet_file, monkeypatch, capsys) -> None:
     hub.publish("timm/other", hrnet_file)
     network, variant = BACKBONES["hrnetv2_18_small"]
-    object.__setattr__(variant, "weights", timm_weights("other", licence="cc-by-nc-4.0"))
+    object.__setattr__(variant, "weights", timm_weights("other", license="cc-by-nc-4.0"))
     try:
         create_model(SMALL_HRNET, pretrained="imagenet")
     finally:
         object.__setattr__(
-            variant, "weights", timm_weights(REPOSITORY[5:], licence="apache-2.0", top1=73.93)
+            variant, "weights", timm_weights(REPOSITORY[5:], license="apache-2.0", top1=73.93)
         )
     printed = capsys.readouterr().out
-    assert printed.count("licence of timm/other: cc-by-nc-4.0, which is not permissive") == 1
+    assert printed.count("license of timm/other: cc-by-nc-4.0, which is not permissive") == 1
 
 
 def test_no_published_weights(monkeypatch) -> None:
@@ -239,7 +239,7 @@ def test_every_entry_is_complete() -> None:
         published = entry.variant.weights
         assert published is None or isinstance(published, Weights), name
         if published:
-            assert published.licence and published.source and published.revision, name
+            assert published.license and published.source and published.revision, name
             assert published.top1 is None or 60 < published.top1 < 90, name
     assert {default_weights(name) for name in list_models()} <= {"imagenet", "none"}
 
