@@ -96,7 +96,7 @@ def train(run: Run, trackers: Trackers, progress: Progress, stop: StopSignal) ->
             is_last = stops or standing.num_worse >= (optim.early_stop or total)
             save(run, standing, is_best=is_best, is_last=is_last)
             train_mode(run.model, step, optim=optim)
-            progress.pause()
+            progress.restart()
             if is_last:
                 report.say_skipped(run, "train")
                 break

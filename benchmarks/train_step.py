@@ -65,7 +65,7 @@ def work(contender: str, work: Work, args: argparse.Namespace) -> None:
 
     def turn() -> dict[str, float]:
         common.timed(step, device, calls=untimed)
-        progress.pause()
+        progress.restart()
         with common.peak_memory(device) as result:
             result["seconds"] = common.timed(step, device, calls=args.steps)
         result |= progress.speed()

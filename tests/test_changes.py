@@ -69,7 +69,7 @@ def test_what_a_full_disk_takes_of_the_pictures_costs_no_run(
     monkeypatch.setattr(History, "image", full)
     assert main.main(voc_args()) == 0
     error = capsys.readouterr().err
-    assert "not written: " in error and "No space left" in error
+    assert "could not write: " in error and "No space left" in error
     assert read(tmp_path / "out")["cur_itrs"] == 4
     assert [line["step"] for line in history(tmp_path / "out") if "loss" in line] == [1, 2, 3, 4]
 

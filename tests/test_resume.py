@@ -54,7 +54,7 @@ def test_a_damaged_history_is_an_error_before_anything_changes(
     damaged = path.read_text().replace('{"step": 2', "garbage", 1)
     path.write_text(damaged)
     assert main.main(voc_args("--continue_training", "--total_itrs", "6")) == 2
-    assert "is no history line" in capsys.readouterr().err
+    assert "is not a JSON object" in capsys.readouterr().err
     assert path.read_text() == damaged
 
 

@@ -18,8 +18,8 @@ from utils.visualizer import (
     Visualizer,
     figures,
     history,
-    lets_writing_fail,
     pictures,
+    tolerate_write_errors,
 )
 
 SHOWN = 8  # file names in a line
@@ -113,7 +113,7 @@ def show_sample(
         return
     pixels, target, prediction = image.permute(1, 2, 0).numpy(), label.numpy(), predicted.numpy()
     if opts.run.save_val_results:
-        with lets_writing_fail():
+        with tolerate_write_errors():
             pictures.save_result(
                 run.files.folder / "results",
                 name,
@@ -151,7 +151,7 @@ def report_validation(
     trackers.scalars(step, overall | {"validation loss": loss})
     trackers.table("classes", step, metrics.class_rows(scores))
     if not run.opts.run.test_only:
-        with lets_writing_fail():
+        with tolerate_write_errors():
             figures.save_curves(history.read(run.files.history), folder / "curves.png")
             figures.save_confusion(metrics.confusion, run.class_names, folder / "confusion.png")
         for name in ("curves", "confusion"):

@@ -3,6 +3,13 @@
 from .dashboard import Visualizer
 from .history import History
 from .terminal import Progress, plain_warnings
-from .trackers import Trackers, lets_writing_fail
+from .trackers import Trackers, tolerate_write_errors
 
-__all__ = ["History", "Progress", "Trackers", "Visualizer", "lets_writing_fail", "plain_warnings"]
+__all__ = [
+    "History",
+    "Progress",
+    "Trackers",
+    "Visualizer",
+    "tolerate_write_errors",
+    "plain_warnings",
+]

@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from .sender import Sender, Window
 from .tables import html_table
 
-if TYPE_CHECKING:  # Visdom is optional: the sender's thread imports it
+if TYPE_CHECKING:  # Visdom is optional, and the sender's thread imports it
     from visdom import Visdom
 
-MAX_POINTS = 2000  # of a curve that are sent; a server needs 10 ms for these
+MAX_POINTS = 2000  # sent of one curve; the server needs 10 ms for them
 MAX_IMAGE_WIDTH = 1200  # pixels; wider images are shown smaller
-# Training value -> (window, label of the y axis); all others are scores, lines of one window.
+# Training value -> (window, label of the y axis). All other values are scores and share a window.
 WINDOWS = {
     "loss": ("Loss", "loss"),
     "validation loss": ("Validation loss", "loss"),
@@ -31,19 +32,19 @@ SCORES = ("Validation", "score")
 
 
 def _curve(lines: Mapping[str, Mapping[float, float]]) -> tuple[np.ndarray, np.ndarray]:
-    """Points (N,) of one line, or (N, K) of K lines on common steps, NaN where one has none."""
+    """x and y, each (N,) for one line or (N, K) for K lines; NaN where a line has no point."""
     steps = sorted(set().union(*lines.values()))
     if len(steps) > MAX_POINTS:
         steps = [steps[i] for i in np.linspace(0, len(steps) - 1, MAX_POINTS).round().astype(int)]
     values = [[line.get(step, math.nan) for line in lines.values()] for step in steps]
     y = np.array(values, dtype=float)
-    y[~np.isfinite(y)] = math.nan  # Visdom sends NaN as null, but Inf as what is no JSON
+    y[~np.isfinite(y)] = math.nan  # Visdom sends NaN as null, but Inf in a form that is not JSON
     x = np.repeat(np.array(steps, dtype=float)[:, None], len(lines), axis=1)
     return (x[:, 0], y[:, 0]) if len(lines) == 1 else (x, y)
 
 
 def _looks(title: str, lines: Sequence[str]) -> dict[str, object]:
-    """Visdom's options of a plot: the title left of plotly's buttons, the legend below the plot."""
+    """Visdom's options of a plot: the title away from the buttons, the legend at the bottom."""
     layout: dict[str, object] = {"title": {"text": title, "x": 0.02, "font": {"size": 14}}}
     looks = {"title": title, "xlabel": "step", "markersize": 5, "marginright": 20, "margintop": 40}
     if len(lines) > 1:
@@ -53,13 +54,15 @@ def _looks(title: str, lines: Sequence[str]) -> dict[str, object]:
 
 
 class Visualizer:
-    """The tracker of a Visdom server on this machine; without one it says so once and rests.
+    """The tracker that shows a run on a Visdom server on this machine.
+
+    Without a server it prints one note. A server that starts later, or again, gets everything.
 
     Args:
-        port: of the server; one that comes later or is restarted gets everything.
+        port: the server's port.
         env: Visdom's environment; give each run its own. "/" becomes "_".
-        id: put before the name of every window, as "[id]".
-        history: lines of the history (`utils.history.read`) that the curves begin with.
+        id: every window's name begins with "[id]".
+        history: lines of the run's history (`history.read`) with which the curves begin.
     """
 
     def __init__(
@@ -114,17 +117,19 @@ class Visualizer:
             window, lambda client: client.text(page, win=win, env=env, opts=dict(looks))
         )
 
-    # What the predecessor's users call.
+    # The methods of the predecessor's Visualizer.
 
-    def vis_scalar(self, name: str, x: object, y: object, opts: Mapping | None = None) -> None:
-        """Add one point, or lists of points, to the curve ``name``."""
+    def vis_scalar(
+        self, name: str, x: ArrayLike, y: ArrayLike, opts: Mapping | None = None
+    ) -> None:
+        """Add one point, or a list of points, to the curve `name`."""
         xs, ys = np.atleast_1d(x).tolist(), np.atleast_1d(y).tolist()
         self._add(name, name, dict(zip(xs, ys, strict=True)), opts or {})
 
     def vis_image(
         self, name: str, img: np.ndarray, env: str | None = None, opts: Mapping | None = None
     ) -> None:
-        """Show an image (3, H, W) or (H, W): uint8, or float 0..1."""
+        """Show an image, (3, H, W) or (H, W), as uint8 or as floats in 0..1."""
         window, image = self._window(name, env), np.array(img)
         self._put_image(window, lambda: image, {"title": window[1], **(opts or {})})
 
@@ -133,21 +138,21 @@ class Visualizer:
         rows = [{"Term": term, "Value": value} for term, value in tbl.items()]
         self._put_table(name, rows, opts or {})
 
-    # The tracker.
+    # The methods of a tracker.
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Add a point to each value's curve; None is a gap."""
+    def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Add a point to the curve of each value; None leaves a gap."""
         for key, value in values.items():
             name, label = WINDOWS.get(key, SCORES)
             self._add(name, key, {step: math.nan if value is None else value}, {"ylabel": label})
 
     def image(self, name: str, step: int, image: np.ndarray) -> None:
-        """Show an image (H, W, 3) uint8, at most 1200 pixels wide, as JPEG."""
+        """Show an image, (H, W, 3) uint8, as a JPEG at most 1200 pixels wide."""
         picture = Image.fromarray(np.ascontiguousarray(image))
         self._show(name, step, lambda: picture, {"jpgquality": 85})
 
     def figure(self, name: str, step: int, path: Path) -> None:
-        """Show a PNG file as it is when it is sent."""
+        """Show a PNG file, as it is at the time of sending."""
         self._show(name, step, lambda: Image.open(path).convert("RGB"), {})
 
     def _show(self, name: str, step: int, load: Callable[[], Image.Image], opts: Mapping) -> None:
@@ -161,14 +166,14 @@ class Visualizer:
         self._put_image(self._window(name), pixels, {"title": f"{name} (step {step})", **opts})
 
     def table(self, name: str, step: int, rows: Sequence[Mapping[str, object]]) -> None:
-        """Show the rows as a table with a heading; numbers stand to the right."""
+        """Show rows as a table with a header; numbers are aligned right."""
         self._put_table(name, rows, {"title": f"{name} (step {step})"})
 
     def text(self, name: str, rows: Mapping[str, object]) -> None:
-        """Show named values as they are written, such as the options."""
+        """Show named values, such as the options, as text."""
         table = [{"name": key, "value": str(value)} for key, value in rows.items()]
         self._put_table(name, table, {"width": 560})
 
     def close(self, limit: float = 3.0) -> None:
-        """Send what is left, for at most ``limit`` seconds."""
+        """Send what is not sent yet, for at most `limit` seconds."""
         self._sender.close(limit)

@@ -18,12 +18,12 @@ if TYPE_CHECKING:  # matplotlib is slow to import, so it is imported where it dr
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DPI = 100  # so that one point of a font size is 1.4 pixels, and the sizes below are legible
-ABSENT_GREY = "#d9d9d9"
+DPI = 100  # a point of a font size is then 1.4 pixels, so that the sizes below are legible
+ABSENT_GRAY = "#d9d9d9"
 
 
 def _new_figure(width: float, height: float) -> Figure:
-    """A figure of its own, in inches; pyplot's global state is never touched."""
+    """A figure of this size in inches, without pyplot and its global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -39,19 +39,19 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def smooth(values: Sequence[float], *, span: float) -> np.ndarray:
-    """Exponential moving average over about ``span`` values; NaN stays NaN and weighs nothing."""
+    """Exponential moving average over about `span` values; others than finite ones become NaN."""
     decay = 1 - 2 / (span + 1)
     total = weight = 0.0
     result = np.full(len(values), math.nan)
     for index, value in enumerate(values):
         if math.isfinite(value):
             total, weight = decay * total + value, decay * weight + 1
-            result[index] = total / weight  # without the weight the curve would start near zero
+            result[index] = total / weight  # without the weight, the curve would begin near zero
     return result
 
 
 def save_curves(history: Sequence[Mapping], path: str | Path) -> None:
-    """Draw loss, validation scores and learning rate against the step as a PNG of 1000 x 1000."""
+    """Plot losses, validation scores and learning rate over the steps, as a PNG of 1000 x 1000."""
     figure = _new_figure(10, 10)
     figure.set_layout_engine("constrained", h_pad=0.12, w_pad=0.15)
     loss_axes, score_axes, lr_axes = figure.subplots(
@@ -77,7 +77,7 @@ def save_curves(history: Sequence[Mapping], path: str | Path) -> None:
 def _draw_line(
     axes: Axes, steps: Sequence[int], values: Sequence[float], *, label: str, color: str
 ) -> None:
-    # A line through a single point, or one between two gaps, is invisible without a marker.
+    # Without a marker, a single point or one between two gaps is invisible.
     marker = "o" if len(steps) <= 60 else None
     axes.plot(steps, values, label=label, color=color, marker=marker, markersize=4, linewidth=1.8)
 
@@ -91,7 +91,7 @@ def _draw_loss(axes: Axes, steps: Sequence[int], values: Sequence[float]) -> Non
         axes.plot(steps, smoothed, color="tab:blue", linewidth=2.2, label="loss, smoothed")
         axes.legend(loc="upper right", fontsize=10)
     finite = [value for value in values if math.isfinite(value)]
-    # One early spike would press everything that matters onto the axis.
+    # A linear axis would show little but an early spike.
     if finite and min(finite) > 0 and max(finite) > 50 * min(finite):
         axes.set_yscale("log")
 
@@ -133,23 +133,25 @@ def _finish(axes: Axes, title: str) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
     if not any(np.isfinite(line.get_ydata()).any() for line in axes.lines):
         axes.text(
-            0.5, 0.5, "no values yet", transform=axes.transAxes, ha="center", color="grey",
+            0.5, 0.5, "no values yet", transform=axes.transAxes, ha="center", color="gray",
             fontsize=12,
         )  # fmt: skip
 
 
 def save_confusion(counts: np.ndarray, class_names: Sequence[str], path: str | Path) -> None:
-    """Draw a confusion matrix as a PNG: each row, a ground-truth class, in per cent of its pixels.
+    """Draw a confusion matrix as a PNG, in percent of each row's pixels.
 
     Args:
-        counts: (k, k) int64 pixels; row: ground truth, column: prediction.
-        class_names: k names; a class without ground truth is drawn grey and marked absent.
-        path: the PNG; its size grows with k, so that the numbers stay legible.
+        counts: pixels, int64 (k, k); row: ground truth, column: prediction.
+        class_names: k names; classes without ground truth are gray and marked as absent.
+        path: the PNG; it is larger for more classes, so that the numbers stay legible.
     """
     counts = np.asarray(counts)
     k = len(class_names)
     if counts.shape != (k, k):
-        raise ValueError(f"confusion counts are {counts.shape}; {k} class names need ({k}, {k})")
+        raise ValueError(
+            f"confusion counts are {counts.shape}; for {k} class names they must be ({k}, {k})"
+        )
     totals = counts.sum(axis=1, keepdims=True)
     absent = totals[:, 0] == 0
     percent = np.where(absent[:, None], np.nan, 100 * counts / np.maximum(totals, 1))
@@ -166,7 +168,7 @@ def save_confusion(counts: np.ndarray, class_names: Sequence[str], path: str | P
     bar_axes = figure.add_axes(
         ((labels + side + 0.2) / width, labels / height, 0.2 / width, side / height)
     )
-    axes.set_facecolor(ABSENT_GREY)
+    axes.set_facecolor(ABSENT_GRAY)
     shown = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100, aspect="auto")
     bar = figure.colorbar(shown, cax=bar_axes)
     bar.set_label("% of the row's pixels", fontsize=10)
@@ -176,7 +178,7 @@ def save_confusion(counts: np.ndarray, class_names: Sequence[str], path: str | P
 
 
 def _write_percents(axes: Axes, percent: np.ndarray, *, decimals: int) -> None:
-    smallest = 0.5 * 10**-decimals  # what would be written as 0 is left blank
+    smallest = 0.5 * 10**-decimals  # cells that would be 0 stay empty
     for row, column in zip(*np.nonzero(np.nan_to_num(percent) >= smallest), strict=True):
         value = percent[row, column]
         text = "100" if value > 100 - smallest else f"{value:.{decimals}f}"
@@ -188,11 +190,11 @@ def _label_classes(
     axes: Axes, row_names: Sequence[str], class_names: Sequence[str], absent: np.ndarray
 ) -> None:
     ticks = range(len(class_names))
-    # A "$" in a name would start a formula.
+    # With parse_math, a "$" in a name would begin a formula.
     axes.set_yticks(ticks, row_names, fontsize=10, parse_math=False)
     axes.set_xticks(ticks, class_names, fontsize=10, rotation=90, parse_math=False)
     for label, gone in zip(axes.get_yticklabels(), absent, strict=True):
-        label.set_color("grey" if gone else "black")
+        label.set_color("gray" if gone else "black")
     axes.set_xticks(np.arange(len(class_names) + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(len(class_names) + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="white", linewidth=1)

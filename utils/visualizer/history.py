@@ -1,12 +1,12 @@
-"""The record of a run, as files: ``history.jsonl``, and the newest sample pictures beside it.
+"""The record of a run: the file `history.jsonl`, and the newest sample pictures beside it.
 
-The history is always written and is the truth; a dashboard shows it. One JSON object a line::
+It is always written; curves and dashboard are made from it. Each line is one JSON object::
 
     {"step": 10, "loss": 2.31, "lr": 0.0099, "images/s": 41.2, "data wait": 0.02}
     {"step": 100, "Mean IoU": 0.41, "Overall Acc": 0.83}
     {"step": 100, "table": "classes", "rows": [{"class": "road", "IoU": 0.93}, ...]}
 
-Values that are not finite are written as null, so that every line is strict JSON.
+Values that are not finite are written as null, so that every line is valid JSON.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,13 +27,13 @@ from utils.runtime.files import write_bytes
 
 from .pictures import save_image
 
-# What every training step reports; all other values of a scalar line are scores of a validation.
+# The values of a line that are not scores of a validation.
 NO_SCORES = ("step", "loss", "lr", "images/s", "data wait", "validation loss")
 MAX_NAME_LENGTH = 150
 
 
 def plain(value: object) -> object:
-    """The strict-JSON form of a value: numpy and torch scalars as numbers, NaN and Inf as None."""
+    """A value as JSON allows it: numpy and torch scalars become numbers, NaN and infinity None."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -44,11 +45,11 @@ def plain(value: object) -> object:
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
-def _parse(path: Path) -> tuple[list[dict], bool]:
-    """The lines of a history, and whether its last line was torn by a kill (it is left out)."""
-    entries = []
+def _parse(path: Path) -> tuple[list[dict[str, Any]], bool]:
+    """The lines of a history, and whether a kill cut off its last line, which is then left out."""
+    entries: list[dict[str, Any]] = []
     lines = path.read_bytes().split(b"\n")
-    # What follows the last line end is empty, or a line whose writing was cut short.
+    # After the last line end comes nothing, or the beginning of a line that was cut off.
     for number, line in enumerate(lines[:-1], start=1):
         try:
             entry = json.loads(line)
@@ -58,15 +59,15 @@ def _parse(path: Path) -> tuple[list[dict], bool]:
             if number == len(lines) - 1:
                 return entries, True
             raise ValueError(
-                f'{path} line {number} is no history line (a JSON object with "step"); '
+                f'{path} line {number} is not a JSON object with a "step"; '
                 "remove that line, or start a new run with --overwrite"
             ) from None
         entries.append(entry)
     return entries, lines[-1] != b""
 
 
-def read(path: str | Path) -> list[dict]:
-    """All lines of a history file, in order; a torn last line is left out, no file gives []."""
+def read(path: str | Path) -> list[dict[str, Any]]:
+    """The lines of a history file in order, without a cut-off last one; [] if there is no file."""
     path = Path(path)
     return _parse(path)[0] if path.exists() else []
 
@@ -79,18 +80,19 @@ def series(history: Iterable[Mapping], key: str) -> tuple[list[int], list[float]
 
 
 def validation_keys(history: Iterable[Mapping]) -> list[str]:
-    """The names of the scores that validations reported, in the order of their first line."""
+    """The names of the scores in validations, in the order of their first line."""
     names = (key for line in history if "table" not in line for key in line)
     return [key for key in dict.fromkeys(names) if key not in NO_SCORES]
 
 
 class History:
-    """The tracker that is always there: appends to the history and keeps sample pictures.
+    """The tracker that every run has: it writes the history and keeps sample pictures.
 
     Args:
-        path: the file, ``<run folder>/history.jsonl``; pictures go to ``<run folder>/samples``.
-        resume_step: step of the checkpoint the run goes on from: lines past it, and a torn last
-            line, are cut. None starts empty: an old history and its sample pictures are removed.
+        path: the file, `<run folder>/history.jsonl`; pictures go to `<run folder>/samples`.
+        resume_step: the step of the checkpoint from which the run continues. Later lines, and a
+            cut-off last one, are removed. None begins an empty history: an earlier one and its
+            sample pictures are deleted.
     """
 
     def __init__(self, path: str | Path, *, resume_step: int | None) -> None:
@@ -105,12 +107,12 @@ class History:
                     old.unlink()
         elif self.path.exists():
             self._cut(resume_step)
-        self._file = open(self.path, "a", encoding="utf-8")  # held open, closed by close()
+        self._file = open(self.path, "a", encoding="utf-8")  # open until close()
 
     def _cut(self, resume_step: int) -> None:
-        entries, torn = _parse(self.path)
+        entries, is_cut_off = _parse(self.path)
         kept = [entry for entry in entries if entry["step"] <= resume_step]
-        if torn or len(kept) < len(entries):
+        if is_cut_off or len(kept) < len(entries):
             write_bytes(self.path, "".join(self._line(entry) for entry in kept).encode())
 
     @staticmethod
@@ -122,8 +124,10 @@ class History:
         try:
             self._file.write(self._line(entry))
             self._file.flush()
-            os.fsync(self._file.fileno())  # no checkpoint may outlive the lines before it
-        except OSError as error:  # the disk is full: leave no half line for the next one
+            os.fsync(
+                self._file.fileno()
+            )  # a checkpoint must not survive a crash that its lines don't
+        except OSError as error:  # a full disk: leave no half line to which the next is added
             with suppress(OSError):
                 self._file.close()
             os.truncate(self.path, before)
@@ -131,9 +135,9 @@ class History:
             raise OSError(f"a line of {self.path}: {error}") from error
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Append one line with the values of a step; "step" and "table" are no value names."""
+        """Append one line with the values of a step; no value may be named "step" or "table"."""
         if reserved := {"step", "table"} & values.keys():
-            raise ValueError(f"{sorted(reserved)} cannot name a value of the history; rename it")
+            raise ValueError(f"a value of the history is named {sorted(reserved)}; rename it")
         self._append({"step": int(step), **values})
 
     def table(self, name: str, step: int, rows: Sequence[Mapping[str, object]]) -> None:
@@ -141,11 +145,10 @@ class History:
         self._append({"step": int(step), "table": name, "rows": list(rows)})
 
     def image(self, name: str, step: int, image: np.ndarray) -> None:
-        """Save (H, W, 3) uint8 as ``samples/<step>_<name>.png`` in place of that name's older one.
+        """Save an image, (H, W, 3) uint8, as `samples/<step>_<name>.png`.
 
-        Only the newest picture of each name is kept: the curves tell the past, and pictures of
-        every validation of a long run would fill the disk. Letters of the name that do not suit
-        a file name become "_".
+        It replaces the older picture of that name: pictures of every validation of a long run
+        would fill the disk. Characters that do not suit a file name become "_".
         """
         stem = self._stem(name)
         target = self.samples / f"{step:06d}_{stem}.png"
@@ -163,15 +166,15 @@ class History:
         return stem
 
     def figure(self, name: str, step: int, path: Path) -> None:
-        """Nothing to do: the figure is a file in the run folder already."""
+        """Nothing to do: the figure is already a file in the run folder."""
 
     def text(self, name: str, rows: Mapping[str, object]) -> None:
-        """Write named values, such as the options, as ``<name>.json`` beside the history."""
-        data = json.dumps(plain(rows), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-        # File names that are no valid text reach Python as surrogates, which UTF-8 has not.
-        data = data.encode("utf-8", "backslashreplace")
+        """Write named values, such as the options, to `<name>.json` beside the history."""
+        text = json.dumps(plain(rows), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+        # Python has surrogates in file names that are not valid text; UTF-8 can't encode them.
+        data = text.encode("utf-8", "backslashreplace")
         write_bytes(self.path.with_name(f"{self._stem(name)}.json"), data)
 
     def close(self) -> None:
-        """Close the file; may be called twice."""
+        """Close the file; a second call does nothing."""
         self._file.close()

@@ -1,7 +1,7 @@
-"""What a training run tells the outside: the tracker protocol, and several trackers as one.
+"""Trackers record or show what a run does: scalars, images, tables, figures and texts.
 
-A tracker takes scalars, images, tables, figures and texts. The training loop talks to one tracker,
-a `Trackers` that passes everything on; an empty one is the tracker that is switched off.
+The training loop talks to one `Trackers`, which passes everything on to each tracker in it. An
+empty `Trackers` does nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from utils.runtime.console import say
 
 
 class Tracker(Protocol):
-    """What the training loop tells the outside."""
+    """What every tracker can do."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
 
@@ -36,7 +36,7 @@ class Tracker(Protocol):
 
 
 class Trackers:
-    """Several trackers as one; what one of them can't write costs that, not the run."""
+    """Several trackers as one. If one of them can't write something, only that is lost."""
 
     def __init__(self, *trackers: Tracker) -> None:
         self.trackers = trackers
@@ -61,14 +61,14 @@ class Trackers:
 
     def _tell(self, what: str, *values: object) -> None:
         for tracker in self.trackers:
-            with lets_writing_fail():
+            with tolerate_write_errors():
                 getattr(tracker, what)(*values)
 
 
 @contextmanager
-def lets_writing_fail() -> Iterator[None]:
-    """Say what could not be written, a full disk mostly, and go on."""
+def tolerate_write_errors() -> Iterator[None]:
+    """Go on after a write error, mostly a full disk, and print what could not be written."""
     try:
         yield
     except OSError as error:
-        say(f"not written: {error}; the run goes on", error=True)
+        say(f"could not write: {error}; the run continues", error=True)

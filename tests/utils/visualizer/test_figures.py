@@ -17,12 +17,12 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def cells(path: Path, k: int, *, at: float = 0.2) -> np.ndarray:
-    """Colour of each cell (k, k, 3), away from the numbers, the plot found by its black frame."""
+    """Color of each cell (k, k, 3), away from the numbers, the plot found by its black frame."""
     image = pixels(path)
     black = (image == 0).all(axis=2)
     rows = np.flatnonzero(black.sum(axis=1) > 0.5 * image.shape[1])
     columns = np.flatnonzero(black.sum(axis=0) > 0.5 * image.shape[0])
-    # The first frame from the left is the matrix, the second the colour bar.
+    # The first frame from the left is the matrix, the second the color bar.
     top, bottom, left = rows[0], rows[-1], columns[0]
     right = left + (bottom - top)  # it is square
     y = (top + (np.arange(k) + at) * (bottom - top) / k).astype(int)
@@ -31,7 +31,7 @@ def cells(path: Path, k: int, *, at: float = 0.2) -> np.ndarray:
 
 
 @pytest.mark.parametrize("k", [8, 21])
-def test_confusion_cells_have_the_colour_of_their_share(tmp_path: Path, k: int) -> None:
+def test_confusion_cells_have_the_color_of_their_share(tmp_path: Path, k: int) -> None:
     counts = np.zeros((k, k), np.int64)
     counts[np.arange(k), np.arange(k)] = 10**9  # large, so that the share and not the count rules
     counts[0] = 0
@@ -39,15 +39,15 @@ def test_confusion_cells_have_the_colour_of_their_share(tmp_path: Path, k: int) 
     counts[1] = 0  # no ground truth
     counts[4, 1] = 10**9  # row 4 is half right
     save_confusion(counts, [f"class {i}" for i in range(k)], tmp_path / "c.png")
-    colours = cells(tmp_path / "c.png", k)
-    full, empty = colours[5, 5], colours[5, 6]
+    colors = cells(tmp_path / "c.png", k)
+    full, empty = colors[5, 5], colors[5, 6]
     assert full.sum() < 200 and empty.sum() > 720  # dark and nearly white
-    assert np.array_equal(colours[0, 2], full)
-    assert np.array_equal(colours[2, 0], empty)  # rows are the ground truth
-    assert np.array_equal(colours[0, 0], empty)
-    assert np.ptp(colours[1]) == 0 and 180 < colours[1, 0, 0] < 235  # grey all along
-    assert np.array_equal(colours[4, 4], colours[4, 1])
-    assert full.sum() < colours[4, 4].sum() < empty.sum()
+    assert np.array_equal(colors[0, 2], full)
+    assert np.array_equal(colors[2, 0], empty)  # rows are the ground truth
+    assert np.array_equal(colors[0, 0], empty)
+    assert np.ptp(colors[1]) == 0 and 180 < colors[1, 0, 0] < 235  # gray all along
+    assert np.array_equal(colors[4, 4], colors[4, 1])
+    assert full.sum() < colors[4, 4].sum() < empty.sum()
 
 
 @pytest.mark.parametrize("k", [1, 2, 8, 19, 40])

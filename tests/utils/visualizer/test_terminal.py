@@ -47,7 +47,7 @@ def test_a_pause_is_left_out(clock: Clock) -> None:
         progress.count(4)
         progress.speed() if number == 0 else None
         clock.now += 100.0 if number == 0 else 0.0
-        progress.pause() if number == 0 else None
+        progress.restart() if number == 0 else None
     assert progress.speed()["images/s"] == 2.0
 
 
