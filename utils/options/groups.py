@@ -122,12 +122,6 @@ class ModelOptions:
     list_models: bool = option(
         False, "print all networks with their sizes, and stop", free_on_resume=True
     )
-    markdown: bool = option(
-        False,
-        "print --list_models as a Markdown table",
-        only_with="list_models",
-        free_on_resume=True,
-    )
     separable_conv: bool = option(False, "depthwise separable convolutions in ASPP and decoder")
     output_stride: int | None = option(
         None, "output stride of the backbone (default: 16; HRNet: always 4)", choices=(8, 16, 32)
