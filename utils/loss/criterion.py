@@ -20,7 +20,7 @@ from utils.utils import IGNORE_INDEX
 
 from .bands import banded_sum, upsample
 from .functions import check_class_weights, labeled_weight, mean_from_sums
-from .table import LOSSES, Kind, options_of, parse_loss
+from .table import LOSSES, Kind, parse_loss
 
 
 class Criterion(nn.Module):
@@ -53,7 +53,7 @@ class Criterion(nn.Module):
         # In the table's order: the order in loss_type doesn't change how the result is rounded.
         self.factors = {name: factors[name] for name in LOSSES if name in factors}
         self.kinds = {LOSSES[name].kind for name in factors}
-        self.options = {name: options[name] for name in options_of(loss_type) & options.keys()}
+        self.options = dict(options)
         self.aux_weight = aux_weight
         self.ignore_index = ignore_index
         self.register_buffer("weight", check_class_weights(class_weights), persistent=False)
@@ -124,7 +124,7 @@ class Criterion(nn.Module):
 
     def _values(self, kind: Kind, logits: Tensor, labels: Tensor) -> list[Tensor]:
         """The value of each loss of this kind in the mix, times its factor."""
-        options = {**self.options, "class_weights": self.weight}
+        options: dict[str, float | Tensor | None] = {**self.options, "class_weights": self.weight}
         values = []
         for name, factor in self.factors.items():
             loss = LOSSES[name]

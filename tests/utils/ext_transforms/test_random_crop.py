@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.ext_transforms import ExtRandomCrop, ExtRandomScaleCrop
+from tests.utils.ext_transforms.pictures import painted
+from utils.ext_transforms import ExtRandomCrop, ExtRandomScaleCrop, JointTransform
 
 FILL = (124, 116, 104)
 
@@ -182,16 +183,27 @@ def test_crops_of_nearly_one_class_are_drawn_again(crop: type) -> None:
     assert np.mean(np.array(mixed) > 0.8) < 0.2 * np.mean(np.array(plain) > 0.8)
 
 
-@pytest.mark.parametrize("crop", [ExtRandomCrop, ExtRandomScaleCrop])
-def test_drawing_again_ends_after_ten_times(crop: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    looked = []
-    monkeypatch.setattr(
-        "utils.ext_transforms.random_crop._is_mixed", lambda ids, ratio: looked.append(ids)
-    )
-    image, label = half_and_half()
-    out = crop(20, cat_max_ratio=0.5)(image, label, np.random.default_rng(0))
-    assert len(looked) == 11 and np.array_equal(out[1], looked[-1])  # the last is taken
-    assert np.array_equal(out[0][..., 0] == 7, out[1] == 7) or crop is ExtRandomScaleCrop
+@pytest.mark.parametrize(
+    "crop",
+    [
+        ExtRandomCrop(20, cat_max_ratio=0.001),
+        ExtRandomScaleCrop(20, (1.0, 1.0), cat_max_ratio=0.001),
+    ],
+)
+def test_drawing_again_ends_after_ten_times(crop: JointTransform) -> None:
+    draws: list[int] = []
+
+    class Recording(np.random.Generator):
+        def integers(self, *bounds: int) -> int:
+            draws.append(int(super().integers(*bounds)))
+            return draws[-1]
+
+    image, label = painted(100, 100)
+    out = crop(image, label, Recording(np.random.PCG64(0)))
+    top, left = draws[-2:]  # the last position is taken
+    assert len(draws) == 2 * 11
+    assert np.array_equal(out[0], image[top : top + 20, left : left + 20])
+    assert np.array_equal(out[1], label[top : top + 20, left : left + 20])
 
 
 def test_the_share_counts_labeled_pixels_only() -> None:
