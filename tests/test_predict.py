@@ -254,7 +254,7 @@ def test_large_images_are_predicted_in_tiles(call, tmp_path: Path, monkeypatch) 
         seen.append(tuple(inputs[0].shape[-2:]))
 
     def watched(*args, **settings) -> torch.Tensor:
-        args[0].backbone.register_forward_pre_hook(watch)
+        next(args[0].backbone.children()).register_forward_pre_hook(watch)
         return predict_labels(*args, **settings)
 
     monkeypatch.setattr(predict, "predict_labels", watched)
