@@ -60,7 +60,8 @@ def _split(line: str, name: str) -> list[str]:
 
 def _hint(name: str) -> str:
     """Which recipes there are, after the one that `name` may mean."""
-    recipes = {path.name: os.path.relpath(path) for path in sorted(RECIPES.glob("*.txt"))}
+    paths = [path for path in sorted(RECIPES.glob("*.txt")) if "_weights" not in path.name]
+    recipes = {path.name: os.path.relpath(path) for path in paths}
     near = difflib.get_close_matches(Path(name).name, recipes, n=1)
-    meant = f"; did you mean @{recipes[near[0]]}?" if near else ""
-    return f"{meant}; recipes: {list_names(list(recipes.values()), shown=20)}" if recipes else ""
+    meant = f"; did you mean @{recipes[near[0]]}? Recipes: " if near else "; recipes: "
+    return meant + list_names(list(recipes.values()), shown=20)
