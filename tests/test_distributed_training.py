@@ -127,7 +127,7 @@ def test_two_processes_equal_one(
     assert sum(row["pixels"] for row in rows) == 2 * 80 * 66 + 64 * 86  # every image once
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # trains three times on real images
 def test_two_processes_equal_one_on_real_images(
     no_dropout: None, launcher: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -156,7 +156,7 @@ def test_two_processes_equal_one_on_real_images(
     assert scores[1] == pytest.approx(scores[0], rel=1e-3, nan_ok=True)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # starts two processes under torchrun
 def test_one_validation_image_is_enough_for_two_processes(
     voc_args: Args, tiny_voc: Path, tmp_path: Path
 ) -> None:
@@ -178,7 +178,7 @@ class Dying(p.Progress):
 p.Progress = Dying"""
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # waits until a dead process is noticed
 def test_a_dead_process_ends_the_other_with_one_line(
     voc_args: Args, launcher: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -147,7 +147,7 @@ def test_list_models_prints_all(capsys) -> None:
     assert all(f"\n{name} " in table for name in BACKBONES)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # a whole Cityscapes image
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 def test_a_full_cityscapes_image_is_validated_in_2_gib(tmp_path: Path) -> None:
     for split, number in (("train", 0), ("val", 1)):

@@ -227,7 +227,7 @@ def test_precisions_on_a_cpu(
         assert losses[precision][0] == pytest.approx(losses["fp32"][0], rel=0.05)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # compiles a network with C++
 @pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler")
 def test_a_compiled_network_trains_alike(
     voc_args: Args, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -253,7 +253,7 @@ def test_bad_files_are_left_out(workers: int, tmp_path: Path) -> None:
     assert data.bad_file_lines()[0] == "1 could not be read, and now can"
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # starts a process that imports all
 def test_bad_files_are_known_from_spawned_processes_too(tmp_path: Path) -> None:
     data = numbered(tmp_path, bad=(1,), count=3)
     data.skip_bad_files = True

@@ -102,7 +102,7 @@ def test_dilations(output_stride, expected):
         assert all(m.padding == (2 * dilation, 2 * dilation) for m in wide)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # a large network in float64
 @pytest.mark.parametrize("output_stride", [16, 8])
 def test_larger_ones_are_dilated_exactly_too(output_stride, randomize, images, assert_same):
     strided = randomize(create_backbone("hgnetv2_b4", output_stride=32)).eval()

@@ -57,13 +57,13 @@ def test_separable_heads_are_folded(randomize, images, assert_same) -> None:
     check_model("mobilenet", randomize, images, assert_same, separable_conv=True)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # builds and runs 41 networks in float64
 @pytest.mark.parametrize("name", [name for name in BACKBONES if name not in COUNTS])
 def test_every_network_is_folded_whole(name, randomize, images, assert_same) -> None:
     check_model(name, randomize, images, assert_same)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # builds a network of 72 million parameters, and times it
 def test_folding_is_quick() -> None:
     model = create_model("deeplabv3plus_hrnetv2_48", pretrained="none")
     assert num_batch_norms(model) == 313  # as others count in the authors' network and this head

@@ -18,7 +18,7 @@ STAGES = {name: name for name in ("conv1", "bn1", "relu", "maxpool")}
 STAGES |= {f"layer{number}": f"layer{number}" for number in (1, 2, 3, 4)}
 STAGES["relu"] = "act1"
 FAST = ["res2net50_48w_2s", "res2net50d"]
-SLOW = [
+SLOW = [  # networks that differ from those in numbers only, and take seconds in float64
     "res2net50_14w_8s",
     "res2net50_26w_4s",
     "res2net50_26w_6s",
@@ -140,7 +140,7 @@ def test_export_with_any_size(output_stride, images):
             assert torch.allclose(program(x), backbone(x), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # traces a network twice
 @pytest.mark.parametrize("output_stride", [32, 8])
 def test_compiles_to_one_graph(output_stride, images):
     backbone = create_backbone("res2net50d", output_stride=output_stride).eval()

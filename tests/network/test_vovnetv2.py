@@ -279,7 +279,7 @@ def test_export_with_any_size(output_stride, smallest, images):
             assert torch.allclose(program(x), backbone(x), atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # traces a network twice
 @pytest.mark.parametrize("output_stride", [32, 8])
 def test_compiles_to_one_graph(output_stride, images):
     backbone = create_backbone("vovnetv2_19_slim_dw", output_stride=output_stride).eval()

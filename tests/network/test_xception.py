@@ -103,7 +103,7 @@ def test_every_block_equals_timm(name, randomize, images, assert_same):
 
 
 # Not xception71 at 8: timm then leaves out the shortcut of the block that lost its stride.
-@pytest.mark.slow
+@pytest.mark.slow  # large networks in float64
 @pytest.mark.parametrize("output_stride", [16, 8])
 @pytest.mark.parametrize("name", ["xception41", "xception65"])
 def test_dilated_blocks_equal_timm(name, output_stride, randomize, images, assert_same):

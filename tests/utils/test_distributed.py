@@ -183,7 +183,7 @@ def test_a_dead_process_is_noticed_at_once(printed: list[list[str]]) -> None:
     assert seconds < 30
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # waits for a time-out of the network
 def test_a_dead_process_is_noticed_in_the_exchange_of_tensors_too() -> None:
     recognised, seconds, text = json.loads(two_processes("sum")[0][1])
     assert recognised and seconds < 30, text

@@ -191,7 +191,7 @@ def test_training_sees_the_same_batches(data: FileDataset, tmp_path: Path) -> No
     assert data.cache.problem() is None
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # starts a process that imports all
 def test_spawned_processes_share_the_cache(data: FileDataset, tmp_path: Path) -> None:
     data.cache = SampleCache(tmp_path / "cache", data)
     loader = DataLoader(data, batch_size=None, num_workers=1, multiprocessing_context="spawn")
