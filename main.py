@@ -3,16 +3,17 @@
     python main.py @recipes/shapes.txt                  # no data needed; options from a file
     python main.py --dataset cityscapes --data_root DIR --model deeplabv3plus_hrnetv2_48
     python main.py --dataset folder --data_root DIR --check_data    # what is in the files?
-    python main.py ... --continue_training              # go on exactly where the run stopped
+    python main.py ... --continue_training              # continue exactly where the run stopped
     python main.py ... --ckpt FILE --test_only          # validate only
 
 A run writes latest_<model>_<dataset>_os<N>.pth and best_... to --output_dir, and beside them the
 folder <model>_<dataset>_os<N>: options.json, history.jsonl, curves.png, confusion.png, samples/ and
-results/. All options: python main.py --help. What a run consists of is built in utils/run.py.
+results/. All options: python main.py --help. What a run consists of is built in utils/prepare.py.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -26,129 +27,145 @@ from metrics import StreamSegMetrics
 from network.inference import folded, labels_from_logits, low_res_logits
 from network.summary import models_table
 from utils import checkpoint, distributed, options, report
-from utils.data import check_data
-from utils.engine import Standing, grouped, train_mode, training_network
-from utils.errors import exit_code, explain, with_batch
-from utils.options import command_line, resume_command
-from utils.run import Run, prepare
+from utils.bad_steps import TrainingState
+from utils.data import check_data, grouped
+from utils.errors import exit_code, explain, name_images_of_bad_steps
+from utils.model import train_mode, training_network
+from utils.prepare import prepare
+from utils.run import Run
+from utils.runtime.console import say
 from utils.runtime.precision import AUTOCAST_DTYPES
 from utils.signals import StopSignal
 from utils.visualizer import Progress, Trackers, plain_warnings
 
-# Runs are ranked by this. The predecessor's "Mean IoU" counts a class that never occurs as 0 as
-# soon as a single pixel is taken for it.
+# Runs are ranked by this score. The predecessor's "Mean IoU" counts a class that never occurs as 0
+# as soon as a single pixel is taken for it.
 SCORE = "Mean IoU (classes in ground truth)"
 
 
-def gradients(run: Run, net: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+def compute_gradients(run: Run, net: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """Add up the gradients of one step's batches; returns this process's share of the loss.
 
-    The loss is divided by what is labelled in all batches of all processes, so that neither their
-    number nor where the labels are changes anything.
+    The loss is divided by the number of labeled pixels in all batches of all processes. So neither
+    the number of batches nor where their labels are changes anything.
     """
     world, criterion, total = run.world, run.criterion, torch.zeros((), device=run.world.device)
     batches = [(images, labels.to(world.device, non_blocking=True)) for images, labels in batches]
-    count = world.sum(sum(criterion.count(labels) for _, labels in batches))
+    count = world.sum(torch.stack([criterion.count(labels) for _, labels in batches]).sum())
     for number, (images, labels) in enumerate(batches, 1):
         with world.shares_gradients(net, number == len(batches)):
             with run.autocast():
                 outputs = net(run.network_input(images))
             loss = criterion(outputs, labels, count=count)
-            run.update.scaler.scale(loss * world.size).backward()  # DDP takes the mean
+            run.optimizer_step.backward(loss)
         total += loss.detach()
     return total
 
 
 def train(run: Run, trackers: Trackers, progress: Progress, stop: StopSignal) -> None:
     """Train from the present step to --total_itrs, validating and saving on the way."""
-    opts, optim, world, update = run.opts.run, run.opts.optim, run.world, run.update
-    standing = Standing.of(run.saved if opts.continue_training else {})
-    step, total, losses = standing.step, optim.total_itrs, []
-    if standing.num_worse >= (optim.early_stop or total):
-        world.say(f"no better since step {standing.best}: for more give a larger --early_stop")
+    opts, world, optimizer_step = run.opts, run.world, run.optimizer_step
+    state = TrainingState.of(run.start.saved) if run.start.resumes else TrainingState()
+    patience = opts.optim.early_stop or math.inf
+    if state.validations_since_best >= patience:
+        report.say_stopped(run, state, signal=None)
         return
-    net = training_network(run.model, step, optim=optim, world=world)
-    sampler, loader = run.train_loader(step)
-    for batches in progress.track(grouped(loader, optim.grad_accumulation)):
-        if step == optim.freeze_backbone_itrs > 0:
-            net = training_network(run.model, step, optim=optim, world=world)
-        step, lr = step + 1, update.lr
-        update.guard.before_step()
-        losses.append(gradients(run, net, batches))
-        update(step, losses[-1])
+    net = training_network(run.model, state.step, optim=opts.optim, world=world)
+    loader, losses = run.data.train_loader(state.step), list[Tensor]()
+    for batches in progress.track(grouped(loader, opts.optim.grad_accumulation)):
+        if state.step == opts.optim.freeze_backbone_itrs > 0:  # from now on the backbone learns
+            net = training_network(run.model, state.step, optim=opts.optim, world=world)
+        state.step, lr = state.step + 1, optimizer_step.lr
+        optimizer_step.before_forward()
+        losses.append(compute_gradients(run, net, batches))
+        optimizer_step(state.step, losses[-1])
         progress.count(sum(len(images) for images, _ in batches) * world.size)
 
-        signalled = world.any(stop.name is not None)
-        stops = signalled or step == total
-        is_val = step == total or step % opts.val_interval == 0
-        is_save = stops or is_val or step % (opts.save_interval or opts.val_interval) == 0
-        if is_save or step % opts.print_interval == 0:
-            with with_batch(run, sampler):
-                num_bad = update.guard.poll()
-            values = {"loss": report.mean_loss(world, losses), "lr": lr, **progress.speed()}
+        signaled = world.any(stop.name is not None)
+        is_last = signaled or state.step == opts.optim.total_itrs
+        validates = state.step == opts.optim.total_itrs or state.step % opts.run.val_interval == 0
+        interval = opts.run.save_interval or opts.run.val_interval
+        saves = is_last or validates or state.step % interval == 0
+        if saves or state.step % opts.run.print_interval == 0:
+            report_step(run, state.step, losses, lr, trackers, progress)
             losses = []
-            progress.report(step, values, num_bad=num_bad)
-            trackers.scalars(step, values)
-        report.say_skipped(run, "train", at_step=step)
-        if is_save:
-            score = validate(run, step, trackers) if is_val else None
-            is_best = standing.rank(step, score) or (is_val and not run.files.best.exists())
-            is_last = stops or standing.num_worse >= (optim.early_stop or total)
-            save(run, standing, is_best=is_best, is_last=is_last)
-            train_mode(run.model, step, optim=optim)
+        report.say_skipped_in_training(run, at_step=state.step)
+        if saves:
+            is_best = validates and (
+                state.update(validate(run, state.step, trackers)) or not run.files.best.exists()
+            )
+            is_last = is_last or state.validations_since_best >= patience
+            save(run, state, is_best=is_best, is_last=is_last)
+            train_mode(run.model, state.step, optim=opts.optim)
             progress.restart()
             if is_last:
-                report.say_skipped(run, "train")
+                report.say_skipped_in_training(run)
                 break
-    if step < total:
-        why = f"{stop.name or 'a signal'} came" if signalled else f"no better since {standing.best}"
-        more = "" if signalled else ", with a larger --early_stop"
-        world.say(f"stopped after step {step} of {total}: {why}; to go on{more}:")
-        world.say(resume_command(run.command, processes=world.local_size))
+    if state.step < opts.optim.total_itrs:
+        report.say_stopped(run, state, signal=(stop.name or "a signal") if signaled else None)
 
 
-def save(run: Run, standing: Standing, *, is_best: bool, is_last: bool) -> None:
-    """Write the latest checkpoint, and before it the best if this is it; every process calls.
+def report_step(
+    run: Run,
+    step: int,
+    losses: Sequence[Tensor],
+    lr: float,
+    trackers: Trackers,
+    progress: Progress,
+) -> None:
+    """Show the mean of the `losses` since the last report, the learning rate and the speed."""
+    with name_images_of_bad_steps(run):
+        num_bad = run.optimizer_step.poll()
+    loss = report.mean_loss(run.world, losses)
+    values = {"loss": loss, "lr": lr, **progress.speed()}
+    progress.report(step, values, num_bad=num_bad)
+    trackers.scalars(step, values)
 
-    A full disk costs this checkpoint, not the run, unless it is the ``is_last``.
+
+def save(run: Run, state: TrainingState, *, is_best: bool, is_last: bool) -> None:
+    """Write the latest checkpoint, and before it the best one if this is it; every process calls.
+
+    A full disk costs this checkpoint but not the run, unless it is the last one.
     """
     rng_states = run.world.gather(checkpoint.rng_state())
     if not run.world.is_main:
         return
-    state = run.state(standing, rng_states)
-    if not checkpoint.is_finite(state):
-        text = f"the weights are NaN or infinite at step {standing.step}"
+    content = run.checkpoint(state, rng_states)
+    if not checkpoint.is_finite(content):
+        text = f"the weights are NaN or infinite at step {state.step}"
         if is_last:
-            raise FloatingPointError(f"{text}: not saved, the checkpoints from before stay")
-        report.say(f"not saved: {text}")
+            raise FloatingPointError(f"{text}: not saved; the earlier checkpoints stay")
+        say(f"not saved: {text}")
         return
     try:
         if is_best:
-            checkpoint.save(state, run.files.best)
-        checkpoint.save_latest(state, run.files, keep=run.opts.run.keep_checkpoints)
+            checkpoint.save(content, run.files.best)
+        checkpoint.save_latest(content, run.files, keep=run.opts.run.keep_checkpoints)
     except OSError as error:
         if is_last:
             raise
-        report.say(f"not saved: {error}; the checkpoints from before are whole, training goes on")
+        say(f"not saved: {error}; the earlier checkpoints are whole, and training goes on")
 
 
 def validate(run: Run, step: int, trackers: Trackers) -> float:
     """Score the model on the validation set and report it; returns what runs are ranked by."""
-    world, tile, begin = run.world, run.opts.run.val_tile, time.perf_counter()
-    metrics = StreamSegMetrics(len(run.class_names), class_names=run.class_names)
-    sums = torch.zeros(2, dtype=torch.float64)  # of the loss, and what divides it
-    world.share_buffers(run.update.ema.model)
-    model = folded(run.update.ema.model, conv_dtype=AUTOCAST_DTYPES.get(run.opts.optim.precision))
+    opts, world, begin = run.opts, run.world, time.perf_counter()
+    class_names = run.data.class_names
+    metrics = StreamSegMetrics(len(class_names), class_names=class_names)
+    sums = torch.zeros(2, dtype=torch.float64)  # the loss times its divisor, and the divisor
+    averaged = run.optimizer_step.ema.model
+    world.share_buffers(averaged)
+    model = folded(averaged, conv_dtype=AUTOCAST_DTYPES.get(opts.optim.precision))
     hidden = None if world.is_main else True
-    torch.backends.cudnn.benchmark = run.opts.data.crop_val  # whole images have many sizes
-    for samples in tqdm(run.val_loader, desc="validation", leave=False, disable=hidden):
+    torch.backends.cudnn.benchmark = opts.data.crop_val  # whole images have many sizes
+    for samples in tqdm(run.data.val_loader, desc="validation", leave=False, disable=hidden):
         for _, same_size in groupby(samples, key=lambda sample: sample[1].shape):
             indices, *pair = zip(*same_size, strict=True)
             images, labels = map(torch.stack, pair)
             with run.autocast(), torch.inference_mode():
                 inputs, targets = run.network_input(images), labels.to(world.device)
-                logits = low_res_logits(model, inputs, tile=tile)
-                predictions = labels_from_logits(logits, targets.shape[1:])
+                logits = low_res_logits(model, inputs, tile=opts.run.val_tile)
+                predictions = labels_from_logits(logits, (targets.shape[1], targets.shape[2]))
                 count = run.criterion.count(targets)
                 sums += torch.stack([run.criterion(logits, targets) * count, count]).cpu()
             metrics.update(targets, predictions)
@@ -156,25 +173,35 @@ def validate(run: Run, step: int, trackers: Trackers) -> float:
                 report.show_sample(run, step, trackers, index, *parts)
     metrics.all_reduce()
     sums = sums if world.size == 1 else world.sum(sums.to(world.device))  # MPS has no float64
-    report.say_skipped(run, "val")
+    report.say_skipped(run, "val", run.data.val_set)
     if world.is_main:
         loss = (sums[0] / sums[1]).item()
         report.report_validation(run, step, trackers, metrics, loss, time.perf_counter() - begin)
     return metrics.get_results()[SCORE]
 
 
+def delete_what_is_replaced(run: Run) -> None:
+    """Delete the earlier run that --overwrite replaces, and what killed saves left."""
+    if run.opts.run.overwrite:
+        run.files.delete_run()
+    run.files.delete_leftovers()
+    if run.start.ckpt is not None:
+        run.files.make_latest(run.start.ckpt)
+
+
 def execute(run: Run) -> None:
-    """Test or train, and say where things are."""
+    """Test or train, and say where the results are."""
     opts, world = run.opts, run.world
     report.announce(run)
-    world.wait()  # until all have checked; now the main process writes
+    world.wait()  # until all processes have checked everything; from now on the main one writes
+    if world.is_main and not opts.run.test_only:
+        delete_what_is_replaced(run)
     trackers = report.start_trackers(run)
-    done = run.saved.get("cur_itrs", 0) if opts.run.continue_training else 0
     quiet = opts.run.test_only or not world.is_main
-    progress = Progress(opts.optim.total_itrs, start=done, quiet=quiet)
+    progress = Progress(opts.optim.total_itrs, start=run.start.step, quiet=quiet)
     try:
         if opts.run.test_only:
-            validate(run, run.saved.get("cur_itrs", 0), trackers)
+            validate(run, run.start.saved.get("cur_itrs", 0), trackers)
         else:
             with StopSignal() as stop:
                 train(run, trackers, progress, stop)
@@ -189,25 +216,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     opts = options.parse_main(argv)
     plain_warnings()
     if opts.model.list_models:
-        print(models_table())
+        say(models_table())
         return 0
     run = None
     try:
         if opts.data.check_data:
             return check_data(opts)
-        run = prepare(opts, command_line(argv))
+        run = prepare(opts, options.command_line(argv))
         execute(run)
     except KeyboardInterrupt:
         saved = run is not None and run.files.latest.exists()
-        hint = "go on with --continue_training" if saved else "nothing was saved yet"
-        print(f"main.py: interrupted; {hint}", file=sys.stderr)
+        hint = "continue with --continue_training" if saved else "nothing was saved yet"
+        say(f"main.py: interrupted; {hint}", error=True)
         return 130
     except Exception as error:
         line = explain(error, run)
         if line is None:
             raise
         if line:
-            print(f"main.py: error: {line}", file=sys.stderr)
+            say(f"main.py: error: {line}", error=True)
         return exit_code(error)
     finally:
         distributed.close()

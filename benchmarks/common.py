@@ -28,8 +28,10 @@ import network
 from benchmarks.evaluate import resident_mib
 from benchmarks.workers import convolve_upsampled
 from utils import options
-from utils.engine import training_network
-from utils.run import Run, autocast, prepare
+from utils.model import training_network
+from utils.prepare import prepare
+from utils.run import Run
+from utils.runtime.precision import autocast
 
 NUM_CLASSES = 19
 # The encoders smp can build at output stride 16; timm's HRNet, HGNetv2 and VoVNet have no dilation.
@@ -168,10 +170,10 @@ def our_step(run: Run, source: Iterator[Batch]) -> Callable[[], None]:
     def step() -> None:
         number = next(numbers)
         batches = list(itertools.islice(source, run.opts.optim.grad_accumulation))
-        run.update.guard.before_step()
-        run.update(number, main.gradients(run, net, batches))
+        run.optimizer_step.before_forward()
+        run.optimizer_step(number, main.compute_gradients(run, net, batches))
         if number % run.opts.run.print_interval == 0:
-            run.update.guard.poll()
+            run.optimizer_step.poll()
 
     return step
 

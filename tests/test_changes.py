@@ -43,7 +43,7 @@ def test_more_training_images_than_before_are_said(voc_args: Args, tiny_voc: Pat
     names = tiny_voc / "VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt"
     names.write_text(names.read_text().replace("img_5\n", ""))
     assert main.main(voc_args("--total_itrs", "3", "--continue_training")) == 0
-    assert "6 images were trained on then, 5 now" in capsys.readouterr().out
+    assert "the training set had 6 images, now it has 5" in capsys.readouterr().out
 
 
 def test_weights_that_are_no_numbers_replace_no_checkpoint(
@@ -53,7 +53,7 @@ def test_weights_that_are_no_numbers_replace_no_checkpoint(
     assert main.main([*arguments, "--val_interval", "9", "--max_bad_steps", "9"]) == 1
     output, error = capsys.readouterr()
     assert "not saved: the weights are NaN or infinite" in output
-    assert "not saved, the checkpoints from before stay" in error and error.count("\n") == 1
+    assert "not saved; the earlier checkpoints stay" in error and error.count("\n") == 1
     for path in (tmp_path / "out").glob("*.pth"):
         state = network.pretrained.read_file(path)["model_state"]
         assert all(tensor.isfinite().all() for tensor in state.values())
@@ -93,7 +93,7 @@ def test_a_line_that_does_not_fit_leaves_no_half_of_it(
 def test_going_on_after_an_early_stop_needs_a_larger_one(voc_args: Args, capsys) -> None:
     arguments = voc_args("--early_stop", "1", "--lr", "0", "--val_interval", "1")
     assert main.main([*arguments, "--total_itrs", "9"]) == 0
-    assert "to go on, with a larger --early_stop" in capsys.readouterr().out
+    assert "to continue with a larger --early_stop" in capsys.readouterr().out
     assert main.main([*arguments, "--total_itrs", "9", "--continue_training"]) == 0
     output = capsys.readouterr().out
-    assert "give a larger --early_stop" in output and "step 3/9" not in output
+    assert "to continue with a larger --early_stop" in output and "step 3/9" not in output

@@ -84,7 +84,7 @@ def test_a_signal_saves_and_says_how_to_go_on(
         at_step(patch, 2, lambda: os.kill(os.getpid(), getattr(signal, name)))
         assert main.main(arguments) == 0
     output = capsys.readouterr().out
-    assert f"stopped after step 2 of 6: {name} came; to go on:" in output
+    assert f"stopped after step 2 of 6: {name} came; to continue:" in output
     assert read(out)["cur_itrs"] == 2
     assert main.main(printed_command(output)) == 0
     assert_same_end(whole, out)
@@ -171,7 +171,7 @@ def test_too_many_bad_steps_name_step_images_and_checkpoint(
     latest = tmp_path / "out" / f"latest_{NAME}.pth"
     assert error.startswith("main.py: error: ") and error.count("\n") == 1
     assert "in 3 steps in a row, last in step 5; --max_bad_steps allows 2; its images: " in error
-    assert f"last good checkpoint: {latest}; lower --lr" in error
+    assert f"the last good checkpoint is {latest}; lower --lr" in error
     assert seen and error.count("img_") == 2
     assert all(v.isfinite().all() for v in read(tmp_path / "out")["model_state"].values())
 
@@ -215,8 +215,11 @@ def test_a_damaged_latest_gives_way_to_the_one_before(
     capsys.readouterr()
     assert main.main([*arguments, "--continue_training"]) == 0
     output = capsys.readouterr().out
-    assert f"going on from the one before, {out / f'latest_{NAME}.1.pth'}, at step 3" in output
-    assert f"latest_{NAME}.pth" in output.split("going on from")[0]
+    assert (
+        f"training continues from the one before, {out / f'latest_{NAME}.1.pth'}, at step 3"
+        in output
+    )
+    assert f"latest_{NAME}.pth" in output.split("training continues from the")[0]
     assert_same_end(whole, out)
 
 

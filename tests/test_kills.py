@@ -79,7 +79,7 @@ def test_a_killed_run_ends_as_the_undisturbed_one(
     assert read(out)["cur_itrs"] == latest and read(out, "best")["cur_itrs"] in best
     capsys.readouterr()
     assert main.main([*arguments, "--continue_training"]) == 0
-    assert f"continuing at step {latest} of 6" in capsys.readouterr().out
+    assert f"training continues at step {latest} of 6" in capsys.readouterr().out
     assert_same_end(whole, out)
     assert not [path for path in out.rglob("*") if path.suffix == ".tmp"]
 

@@ -111,7 +111,7 @@ def test_a_checkpoint_of_another_model_or_class_count_is_refused(
     assert "holds deeplabv3plus_mobilenet, not --model" in capsys.readouterr().err
     assert main.main(voc_args("--ckpt", ckpt, "--num_classes", "30", *elsewhere)) == 2
     error = capsys.readouterr().err
-    assert "has 21 classes" in error and "--finetune loads all but the final" in error
+    assert "has 21 classes" in error and "--finetune loads everything but the final" in error
     assert not (tmp_path / "new").exists()
     more = ["--num_classes", "30", "--finetune", "--total_itrs", "1", "--lr", "0"]
     assert main.main(voc_args("--ckpt", ckpt, *more, *elsewhere)) == 0
@@ -153,7 +153,7 @@ def test_continuing_from_elsewhere_does_not_replace_a_run(
     assert main.main(voc_args("--total_itrs", "1", *elsewhere)) == 0
     ckpt = ["--ckpt", str(tmp_path / "out" / f"latest_{NAME}.pth"), "--continue_training"]
     assert main.main(voc_args(*ckpt, *elsewhere)) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_nothing_saved_yet_is_said(voc_args: Args, tmp_path: Path, capsys) -> None:
@@ -164,7 +164,7 @@ def test_nothing_saved_yet_is_said(voc_args: Args, tmp_path: Path, capsys) -> No
     error = capsys.readouterr().err
     assert "--overwrite" in error and "--continue_training" not in error
     assert main.main(voc_args("--continue_training")) == 2
-    assert "nothing was saved there yet" in capsys.readouterr().err
+    assert "nothing was saved yet" in capsys.readouterr().err
 
 
 def test_a_full_disk_is_one_line(voc_args: Args, tmp_path: Path, monkeypatch, capsys) -> None:

@@ -22,7 +22,7 @@ def test_another_length_continues_at_the_present_step_and_says_so(
     assert main.main(voc_args()) == 0
     assert main.main(voc_args("--continue_training", "--total_itrs", "8")) == 0
     text = capsys.readouterr().out
-    assert "continuing at step 4 of 8" in text and "--total_itrs was 4, is now 8" in text
+    assert "training continues at step 4 of 8" in text and "--total_itrs was 4, is now 8" in text
     out = tmp_path / "out"
     lrs = {line["step"]: line["lr"] for line in history(out) if "lr" in line}
     assert lrs[5] == pytest.approx(0.01 * (1 - 4 / 8) ** 0.9)  # a step's lr is that of its start

@@ -20,7 +20,7 @@ import main
 import network
 import predict
 from tests.helpers import NAME, Args, history, read, same, step_losses
-from utils.engine import Standing
+from utils.bad_steps import TrainingState
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -55,11 +55,14 @@ def test_early_stop_counts_across_a_resume(
     arguments = voc_args("--val_interval", "1", "--total_itrs", "7", "--early_stop", "2")
     assert main.main(arguments) == 0
     output = capsys.readouterr().out
-    assert "stopped after step 4 of 7: no better since 2; to go on, with a larger" in output
+    assert (
+        "stopped after step 4 of 7: no better score since step 2; to continue with a larger"
+        in output
+    )
     assert "--early_stop 2 --continue_training" in output
     saved = read(tmp_path / "out")
     assert (saved["cur_itrs"], saved["best_itrs"], saved["num_worse"]) == (4, 2, 2)
-    assert Standing.of(saved) == Standing(4, 0.5, 2, 2)
+    assert TrainingState.of(saved) == TrainingState(4, 0.5, 2, 2)
     assert main.main([*arguments, "--continue_training"]) == 0  # nothing left of its patience
     assert read(tmp_path / "out")["cur_itrs"] == 4
     monkeypatch.setitem(values, 5, 0.3)  # worse once more: that is the third in a row

@@ -1,17 +1,64 @@
-"""The update of one training step, and how a step whose loss is NaN or infinite leaves no trace.
+"""One step of the optimizer, and how a step whose loss or gradient is not finite leaves no trace.
 
-Nothing here waits for a GPU: whether a step was bad stays on the device, where it decides about
-the update, and is read only when the loss is.
+Nothing here waits for a GPU. Whether a step was bad stays on the device, decides there about the
+update, and is read only when the loss is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from network import DeepLabV3
+from network.pretrained import Checkpoint
 from utils.distributed import World
+from utils.ema import Ema, NoEma
+from utils.scheduler import ClosedFormLR
+
+
+@dataclass
+class TrainingState:
+    """How far a run is, and how good it was."""
+
+    step: int = 0
+    best_score: float = 0.0
+    best_step: int = 0
+    validations_since_best: int = 0
+
+    @classmethod
+    def of(cls, saved: Checkpoint) -> TrainingState:
+        """The state that a checkpoint holds; that of the start if it is empty."""
+        return cls(
+            step=saved.get("cur_itrs", 0),
+            best_score=float(saved.get("best_score", 0)),
+            best_step=saved.get("best_itrs", 0),
+            validations_since_best=saved.get("num_worse", 0),
+        )
+
+    def entries(self) -> Checkpoint:
+        """What a checkpoint keeps of it."""
+        return {
+            "cur_itrs": self.step,
+            "best_score": self.best_score,
+            "best_itrs": self.best_step,
+            "num_worse": self.validations_since_best,
+        }
+
+    def update(self, score: float) -> bool:
+        """Count a validation at the present step; returns whether its `score` is the best so far.
+
+        NaN never is.
+        """
+        if math.isnan(score) or score <= self.best_score:
+            self.validations_since_best += 1
+            return False
+        self.best_score, self.best_step, self.validations_since_best = score, self.step, 0
+        return True
 
 
 class BadStepsError(FloatingPointError):
@@ -23,23 +70,23 @@ class BadStepsError(FloatingPointError):
 
 
 class Buffers:
-    """A network's buffers (BatchNorm's statistics) as they were before the present step.
+    """Copies of a network's buffers (BatchNorm's statistics) from before the present step.
 
-    Copies lie side by side, one tensor a data type, so that taking and restoring hundreds of them
-    are a few kernels each.
+    All buffers of one data type share one flat copy, so that keeping and restoring hundreds of
+    them takes a few kernels.
     """
 
     def __init__(self, network: nn.Module) -> None:
-        self._groups = []
+        self._groups: list[tuple[list[Tensor], Tensor, Tensor, list[Tensor], list[Tensor]]] = []
         for dtype in dict.fromkeys(buffer.dtype for buffer in network.buffers()):
             live = [buffer for buffer in network.buffers() if buffer.dtype == dtype]
             before, after = (live[0].new_empty(sum(b.numel() for b in live)) for _ in range(2))
             sizes = [buffer.numel() for buffer in live]
-            views = [
+            before_views, after_views = (
                 [part.view_as(b) for part, b in zip(flat.split(sizes), live, strict=True)]
                 for flat in (before, after)
-            ]
-            self._groups.append((live, before, after, *views))
+            )
+            self._groups.append((live, before, after, before_views, after_views))
 
     @torch.no_grad()
     def keep(self) -> None:
@@ -56,65 +103,82 @@ class Buffers:
             torch._foreach_copy_(live, after_views)
 
 
-class BadSteps:
-    """Makes the optimizer's update, unless the loss, or the gradient's norm, is not finite.
+class OptimizerStep:
+    """Everything that happens to the weights after the gradients are there.
 
-    A bad step leaves weights, optimizer state and BatchNorm statistics as they were; in a world of
-    many, one process's bad step is everybody's. A fused optimizer skips the update on the device;
-    another one is asked from the host, which waits for the device.
+    Calling it clips the gradients, takes the optimizer's step, forgets the gradients, and moves the
+    learning rate and the averaged weights on. If the loss or the norm of the gradients is not
+    finite, the step is bad: weights, optimizer state and BatchNorm statistics stay as they were. A
+    step that is bad in one process is bad in all.
 
-    With an enabled ``scaler`` (fp16) a gradient that overflows is the scaler's to skip, and only
-    the loss makes a step bad. Make it when the optimizer's state has been loaded. ``max_norm`` > 0
-    clips the gradient to that norm.
+    A fused optimizer skips a bad update on the device. The others are asked from the host, which
+    waits for the device. Under fp16 the scaler skips gradients that overflow, and only the loss
+    makes a step bad.
+
+    Make it before the optimizer's state is loaded. `max_norm` 0 does not clip.
     """
 
     def __init__(
         self,
-        network: nn.Module,
+        model: DeepLabV3,
         optimizer: torch.optim.Optimizer,
+        scheduler: ClosedFormLR,
         *,
-        max_bad_steps: int,
         world: World,
+        max_bad_steps: int,
         scaler: torch.amp.GradScaler | None = None,
+        ema: Ema | NoEma | None = None,
         max_norm: float = 0.0,
     ) -> None:
-        self.optimizer, self.world = optimizer, world
-        self.max_bad_steps, self.max_norm = max_bad_steps, max_norm
+        self.optimizer, self.scheduler, self.world = optimizer, scheduler, world
         self.scaler = scaler or torch.amp.GradScaler(world.device.type, enabled=False)
-        self._buffers = Buffers(network)
+        self.ema = ema or NoEma(model)
+        self.max_bad_steps, self.max_norm = max_bad_steps, max_norm
+        self._buffers = Buffers(model)
         self._fused = all(group.get("fused") for group in optimizer.param_groups)
-        # Bad steps in a row up to now; the most in a row, all, and the last one since poll().
+        # Bad steps in a row; and since the last poll the most in a row, all of them, the last one.
         self._counts = torch.zeros(4, dtype=torch.int64, device=world.device)
-        if self._fused:
-            self._prepare_momentum()
+        self._prepare_momentum()
 
-    def before_step(self) -> None:
-        """Call it before the step's first forward pass."""
+    @property
+    def lr(self) -> float:
+        """The head's learning rate in the coming step."""
+        return self.optimizer.param_groups[-1]["lr"]
+
+    def before_forward(self) -> None:
+        """Keep what a bad step must not change; call it before the step's first forward pass."""
         self._buffers.keep()
 
-    def step(self, step: int, loss: Tensor) -> None:
-        """Clip, update, and forget the gradients; ``loss`` is the step's scalar, number ``step``.
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of one batch, whose `loss` is its share of the step's."""
+        # Several processes take the mean of their gradients, and the loss is the sum of the shares.
+        self.scaler.scale(loss * self.world.size).backward()
 
-        Call it after the backward pass, of the last of several where gradients accumulate.
-        """
+    def __call__(self, step: int, loss: Tensor) -> None:
+        """Update the weights by the gradients; `loss` is this process's, `step` counts from 1."""
         bad = ~loss.detach().isfinite()
         if self.world.size > 1:
             bad = self.world.sum(bad.float()) > 0
         if self.scaler.is_enabled():
-            self._poison(bad)
-        self.scaler.unscale_(self.optimizer)
-        norm = self._clip()
-        if not self.scaler.is_enabled():
-            bad = bad | ~norm.isfinite()
-        self._update(bad)
+            self._spoil_gradient_if(bad)
+            self.scaler.unscale_(self.optimizer)
+            self._clip_gradients()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            bad = bad | ~self._clip_gradients().isfinite()
+            self._skip_update_if(bad)
+            self.optimizer.step()
+        self.optimizer.zero_grad()
         self._buffers.restore_if(bad)
         self._count(step, bad)
-        self.optimizer.zero_grad()
+        self.scheduler.step()
+        self.ema.update()
 
     def poll(self) -> int:
-        """The bad steps since the last call; waits for the device.
+        """The number of bad steps since the last call; waits for the device.
 
-        Raises BadStepsError if more than ``max_bad_steps`` came in a row.
+        Raises BadStepsError if more than `max_bad_steps` came in a row.
         """
         row, longest, total, last = self._counts.tolist()
         if longest > self.max_bad_steps:
@@ -126,33 +190,73 @@ class BadSteps:
         self._counts.copy_(torch.tensor([row, row, 0, last]))
         return total
 
+    def entries(self) -> Checkpoint:
+        """What a checkpoint keeps of it."""
+        return {
+            "optimizer_state": self.optimizer.state_dict(),
+            "scheduler_state": self.scheduler.state_dict(),
+            "scaler_state": self.scaler.state_dict(),
+            **self.ema.entries(),
+        }
+
+    def load(self, saved: Checkpoint, *, source: str) -> None:
+        """Go on from a checkpoint, which errors call `source`.
+
+        Lengths, learning rates and settings of the optimizer stay those asked for now. Raises
+        ValueError if the checkpoint holds no training state, or that of another optimizer.
+        """
+        needed = ("optimizer_state", "scheduler_state", "cur_itrs")
+        if missing := [key for key in needed if key not in saved]:
+            raise ValueError(
+                f"{source}: training cannot continue from it, since it has no "
+                f"{' and no '.join(missing)}; leave out --continue_training to start from its "
+                "weights"
+            )
+        _load_optimizer(self.optimizer, saved["optimizer_state"], source=source)
+        # The step counts, not the stored position: the predecessor saved before its scheduler's
+        # step.
+        position = {"last_epoch": saved["cur_itrs"]}
+        self.scheduler.load_state_dict({**saved["scheduler_state"], **position})
+        if saved.get("scaler_state"):
+            self.scaler.load_state_dict(saved["scaler_state"])
+        self.ema.load(saved)
+        self._prepare_momentum()
+
     def _gradients(self) -> Iterable[Tensor]:
         groups = self.optimizer.param_groups
         return (p.grad for group in groups for p in group["params"] if p.grad is not None)
 
-    def _clip(self) -> Tensor:
-        """The gradient's norm before it is clipped."""
+    def _clip_gradients(self) -> Tensor:
+        """Clip the gradients; returns their norm before that."""
         if not self.max_norm:
             return nn.utils.get_total_norm(list(self._gradients()))
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         return nn.utils.clip_grad_norm_(parameters, self.max_norm)
 
-    def _poison(self, bad: Tensor) -> None:
-        """Make a gradient NaN in a bad step: then the scaler skips it, whatever the others are."""
+    def _spoil_gradient_if(self, bad: Tensor) -> None:
+        """Make one gradient NaN in a bad step: then the scaler skips the update."""
         first = next(iter(self._gradients()), None)
         if first is not None:
             first.add_(torch.where(bad, torch.nan, 0.0).to(first.dtype))
 
-    def _update(self, bad: Tensor) -> None:
-        if self.scaler.is_enabled():
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            return
+    def _skip_update_if(self, bad: Tensor) -> None:
+        """Let the next `optimizer.step()` change nothing in a bad step."""
         if self._fused:
-            self.optimizer.found_inf = bad.float()
+            # What torch's GradScaler sets, and the fused kernels read on the device.
+            setattr(self.optimizer, "found_inf", bad.float())  # noqa: B010  # undeclared
         elif bad:
-            self.optimizer.zero_grad()  # without gradients nothing moves, decay included
-        self.optimizer.step()
+            self.optimizer.zero_grad()  # without gradients nothing moves, weight decay included
+
+    def _prepare_momentum(self) -> None:
+        """Give the momentum that is not there yet the value 0, which is the same to the update.
+
+        torch's fused SGD leaves a new momentum uninitialized if it skips its first update.
+        """
+        for group in self.optimizer.param_groups if self._fused else ():
+            for parameter in group["params"] if group.get("momentum") else ():
+                state = self.optimizer.state[parameter]
+                if state.get("momentum_buffer") is None:
+                    state["momentum_buffer"] = torch.zeros_like(parameter)
 
     def _count(self, step: int, bad: Tensor) -> None:
         row, longest, total, last = self._counts.unbind()
@@ -161,13 +265,18 @@ class BadSteps:
             [row, torch.maximum(longest, row), total + bad, last + (step - last) * bad]
         )
 
-    def _prepare_momentum(self) -> None:
-        """Zero momentum instead of none, which is the same to the first update.
 
-        When torch's fused SGD skips its first update, it leaves the new momentum uninitialised.
-        """
-        for group in self.optimizer.param_groups:
-            for parameter in group["params"] if group.get("momentum") else ():
-                state = self.optimizer.state[parameter]
-                if state.get("momentum_buffer") is None:
-                    state["momentum_buffer"] = torch.zeros_like(parameter)
+def _load_optimizer(
+    optimizer: torch.optim.Optimizer, state: Mapping[str, Any], *, source: str
+) -> None:
+    """Load moments and momentum buffers; learning rates and weight decay stay as they are."""
+    now, then = optimizer.state_dict()["param_groups"], state["param_groups"]
+    same_sizes = [len(group["params"]) for group in now] == [len(g["params"]) for g in then]
+    if not same_sizes or ("betas" in now[0]) != ("betas" in then[0]):
+        raise ValueError(
+            f"{source}: its optimizer state does not fit {type(optimizer).__name__} here; give the "
+            "--optimizer, --no_decay_norm_bias and --aux_loss it was trained with, or leave out "
+            "--continue_training"
+        )
+    groups = [{**new, "params": old["params"]} for new, old in zip(now, then, strict=True)]
+    optimizer.load_state_dict({"state": state["state"], "param_groups": groups})

@@ -1,4 +1,4 @@
-"""The file of --class_weights: the weight of each class in the loss."""
+"""--class_weights: the weight of each class in the loss."""
 
 from __future__ import annotations
 
@@ -7,6 +7,36 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from datasets import check
+from utils import options
+from utils.data import RunData
+from utils.distributed import World
+from utils.start import StartPoint
+
+
+def class_weights(
+    opts: options.Options, data: RunData, *, start: StartPoint, world: World
+) -> Tensor | None:
+    """The loss weights (C,) of --class_weights, or None."""
+    if opts.optim.class_weights != "auto":
+        return read_class_weights(opts.optim.class_weights, data.class_names)
+    train_set = data.train_set
+    if train_set is None:  # --test_only: the weights of the training, if they are known
+        trained_with = start.saved.get("class_weights")
+        return None if trained_with is None else torch.tensor(trained_with)
+    weights, notes = world.main_first(
+        lambda: check.class_weights(
+            train_set,
+            kept_in=Path(opts.data.data_root),
+            num_workers=data.num_workers,
+            progress=world.is_main,
+            skip_bad_files=opts.data.skip_bad_files,
+        )
+    )
+    start.notes.extend(notes)
+    unused = len(data.class_names) - len(weights)
+    return torch.cat([torch.from_numpy(weights), torch.zeros(unused)])
 
 
 def read_class_weights(path: str, class_names: Sequence[str]) -> Tensor | None:

@@ -1,38 +1,153 @@
-"""The data sets of a run, looked at before the first step."""
+"""The data of a run: the data sets, what their classes are, and how they are loaded."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch.utils.data import DataLoader
 
 import datasets
-from datasets import check
+from datasets import SegmentationDataset, check
 from datasets.base import FileDataset
-from datasets.loader import SampleCache, check_shared_memory, default_num_workers
-from utils import distributed, options
-from utils.class_weights import read_class_weights
+from datasets.loader import (
+    SampleCache,
+    TrainSampler,
+    check_shared_memory,
+    default_num_workers,
+    train_loader,
+    val_loader,
+)
+from utils import options
+from utils.distributed import World
 from utils.ext_transforms import train_transform, val_transform
+from utils.runtime.console import say
+from utils.signals import ignore_interrupts
+from utils.start import StartPoint
 from utils.utils import mkdir
+
+T = TypeVar("T")
 
 BRIEF = 8  # images of each split that are looked at before a training
 
 
-def num_workers(data: options.DataOptions, *, world: distributed.World) -> int:
-    """Loader processes of this process: as asked, else by its share of the cores."""
-    if data.num_workers is not None:
-        return data.num_workers
-    return default_num_workers(world.local_size)
+@dataclass(frozen=True)
+class RunData:
+    """The data sets of a run, and this process's share of their batches."""
+
+    opts: options.Options
+    world: World
+    train_set: SegmentationDataset | None  # None with --test_only
+    val_set: SegmentationDataset
+    class_names: list[str]  # one for each output of the network
+
+    @property
+    def num_workers(self) -> int:
+        """Loader processes of this process: as asked, or by its share of the cores."""
+        asked = self.opts.data.num_workers
+        return default_num_workers(self.world.local_size) if asked is None else asked
+
+    @property
+    def num_train(self) -> int:
+        return 0 if self.train_set is None else len(self.train_set)
+
+    def train_sampler(self, start_step: int) -> TrainSampler:
+        """Which samples come in the steps after `start_step`."""
+        return TrainSampler(
+            self.num_train,
+            self.opts.data.batch_size,
+            seed=self.opts.run.random_seed,
+            start_step=start_step,
+            total_steps=self.opts.optim.total_itrs,
+            accumulation=self.opts.optim.grad_accumulation,
+            rank=self.world.rank,
+            world_size=self.world.size,
+        )
+
+    def train_loader(self, start_step: int) -> DataLoader:
+        """The training batches after `start_step`."""
+        assert self.train_set is not None
+        return train_loader(
+            self.train_set,
+            self.train_sampler(start_step),
+            num_workers=self.num_workers,
+            pin_memory=self.world.device.type == "cuda",
+            worker_init=ignore_interrupts,
+        )
+
+    @cached_property
+    def val_loader(self) -> DataLoader:
+        """The validation images; its worker processes stay from one validation to the next."""
+        data = self.opts.data
+        return val_loader(
+            self.val_set,
+            range(self.world.rank, len(self.val_set), self.world.size),
+            batch_size=data.val_batch_size or (4 if data.crop_val else 1),
+            num_workers=self.num_workers,
+            pin_memory=self.world.device.type == "cuda",
+            worker_init=ignore_interrupts,
+        )
+
+    def names_in_step(self, step: int) -> list[str]:
+        """The names of this process's training images in a step."""
+        assert self.train_set is not None
+        return [self.train_set.sample_name(key.index) for key in self.train_sampler(0).keys(step)]
 
 
-def build_datasets(
-    data: options.DataOptions, seed: int, *, test_only: bool, world: distributed.World
-) -> dict[str, datasets.SegmentationDataset]:
-    """The data sets "train" (unless ``test_only``) and "val"."""
+def grouped(batches: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of `size` batches, one list for each step; the last may be shorter."""
+    iterator = iter(batches)
+    while group := list(islice(iterator, size)):
+        yield group
+
+
+def load_data(opts: options.Options, *, start: StartPoint, world: World) -> RunData:
+    """Find the images of the run, name the classes, and look at a few images.
+
+    Raises ValueError and FileNotFoundError for data that is missing or does not fit the options or
+    the checkpoint.
+    """
+    data = opts.data
+    facts = datasets.class_facts(data.dataset, Path(data.data_root), vars(data))
+    class_names = _output_names(facts.class_names, data.num_classes, dataset=data.dataset)
+    _compare_classes(opts, start, class_names)
+    sets = _build_datasets(opts, world=world)
+    run_data = RunData(opts, world, sets.get("train"), sets["val"], class_names)
+    start.notes.extend([note for dataset in sets.values() for note in dataset.notes])
+    start.notes.extend(_notes_on_data(run_data, start=start))
+    return run_data
+
+
+def _output_names(known: tuple[str, ...], asked: int | None, *, dataset: str) -> list[str]:
+    """The name of each output of the network; outputs beyond the classes are "unused N"."""
+    if asked is not None and asked < len(known):
+        raise ValueError(
+            f"--num_classes {asked}: {dataset} has {len(known)} classes; leave it out, or give at "
+            "least as many"
+        )
+    return [*known, *(f"unused {number}" for number in range(len(known), asked or len(known)))]
+
+
+def _compare_classes(opts: options.Options, start: StartPoint, class_names: list[str]) -> None:
+    """Note that the checkpoint has other class names; to continue it is then a ValueError."""
+    then = list(start.saved.get("class_names", class_names))
+    if then == class_names or opts.model.finetune:
+        return
+    text = f"the checkpoint's classes are {', '.join(then)}, the data's {', '.join(class_names)}"
+    if start.resumes or opts.run.test_only:
+        raise ValueError(f"{text}; give the data set it was trained on")
+    start.notes.append(text)
+
+
+def _build_datasets(opts: options.Options, *, world: World) -> dict[str, SegmentationDataset]:
+    """The data sets "train" (but with --test_only) and "val"."""
+    data = opts.data
     own_jitter = datasets.DATASETS[data.dataset].color_jitter
     augment = train_transform(
         data.crop_size,
@@ -41,10 +156,10 @@ def build_datasets(
         cat_max_ratio=data.cat_max_ratio,
     )
     whole = val_transform(data.crop_size if data.crop_val else None)
-    wanted = {} if test_only else {"train": (data.train_split, augment)}
+    wanted = {} if opts.run.test_only else {"train": (data.train_split, augment)}
     wanted["val"] = ("val", whole)
 
-    def build() -> dict[str, datasets.SegmentationDataset]:
+    def build() -> dict[str, SegmentationDataset]:
         return {
             name: datasets.create_dataset(
                 data.dataset,
@@ -52,14 +167,14 @@ def build_datasets(
                 root=Path(data.data_root),
                 options=vars(data),
                 transform=transform,
-                seed=seed,
+                seed=opts.run.random_seed,
                 allow_missing=data.skip_bad_files or data.check_data,
             )
             for name, (split, transform) in wanted.items()
         }
 
     made = world.main_first(build) if data.download else build()
-    reserved = 0  # of the disk, for the caches before
+    reserved = 0  # bytes of the disk that the caches before this one will take
     for dataset in made.values():
         dataset.skip_bad_files = data.skip_bad_files
         if data.cache and isinstance(dataset, FileDataset):
@@ -68,31 +183,38 @@ def build_datasets(
     return made
 
 
-def _for_check(
-    made: dict[str, datasets.SegmentationDataset], train_split: str
-) -> dict[str, datasets.SegmentationDataset]:
-    """The data sets under their splits' names: trainval may hold what val holds, train may not."""
-    return {train_split if name == "train" else name: dataset for name, dataset in made.items()}
-
-
-def shared_memory_note(
-    data: options.DataOptions, *, workers: int, world: distributed.World
-) -> list[str]:
-    """What to say where batches may not fit on their way from the loader processes."""
-    note = check_shared_memory(
-        4 * data.crop_size**2 * (data.batch_size // world.size),
-        num_workers=workers,
+def _notes_on_data(run_data: RunData, *, start: StartPoint) -> list[str]:
+    """What the user should know of the machine and the data, one line each."""
+    opts, world, notes = run_data.opts, run_data.world, []
+    then, now = start.saved.get("num_train", run_data.num_train), run_data.num_train
+    if start.resumes and then != now:
+        notes.append(
+            f"the training set had {then} images, now it has {now}: the batches are not those of "
+            "the uninterrupted run"
+        )
+    shared_memory = check_shared_memory(
+        4 * opts.data.crop_size**2 * (opts.data.batch_size // world.size),
+        num_workers=run_data.num_workers,
         local_world_size=world.local_size,
     )
-    return [note] if note else []
+    if shared_memory:
+        notes.append(shared_memory)
+    if world.is_main and run_data.train_set is not None:
+        notes += _brief_check({"train": run_data.train_set, "val": run_data.val_set}, opts.data)
+    return notes
 
 
-def brief_check(
-    made: dict[str, datasets.SegmentationDataset], data: options.DataOptions
-) -> list[str]:
+def _by_split(
+    sets: Mapping[str, SegmentationDataset], train_split: str
+) -> dict[str, SegmentationDataset]:
+    """The data sets under their splits' names: trainval may share images with val, train not."""
+    return {train_split if name == "train" else name: dataset for name, dataset in sets.items()}
+
+
+def _brief_check(sets: Mapping[str, SegmentationDataset], data: options.DataOptions) -> list[str]:
     """What a look at a few images of each split finds, one line each."""
     report = check.check(
-        _for_check(made, data.train_split),
+        _by_split(sets, data.train_split),
         num_workers=0,
         sample=BRIEF,
         progress=False,
@@ -100,82 +222,29 @@ def brief_check(
     )
     lines = report.problems + report.notes
     if data.train_split == "trainval":
-        lines.append("what is validated is trained on too: the scores say nothing of new images")
+        lines.append("the validation images are trained on, so the scores say nothing of new ones")
     return [f"data: {line}" for line in lines]
-
-
-def notes_on_data(
-    opts: options.Options,
-    data: Mapping[str, datasets.SegmentationDataset],
-    *,
-    saved: Mapping[str, Any],
-    workers: int,
-    world: distributed.World,
-) -> list[str]:
-    """What the user should know of the machine and the data, one line each."""
-    notes = [note for dataset in data.values() for note in dataset.notes]
-    if opts.optim.precision == "tf32" and world.device.type != "cuda":
-        notes.append(f"--precision tf32 has no effect on {world.device.type}: it is fp32 there")
-    num_train = len(data.get("train", ()))
-    if opts.run.continue_training and saved.get("num_train", num_train) != num_train > 0:
-        notes.append(
-            f"{saved['num_train']} images were trained on then, {num_train} now: the batches are "
-            "others than the undisturbed run's"
-        )
-    notes += shared_memory_note(opts.data, workers=workers, world=world)
-    if world.is_main and not opts.run.test_only:
-        notes += brief_check(dict(data), opts.data)
-    return notes
 
 
 def check_data(opts: options.Options) -> int:
     """Run --check_data; returns the exit code."""
-    world = distributed.World(0, 1, torch.device("cpu"))
-    data = dataclasses.replace(opts.data, cache=None)
-    made = build_datasets(data, opts.run.random_seed, test_only=False, world=world)
-    made = _for_check(made, data.train_split)
-    folder = Path(opts.run.output_dir)
-    mkdir(folder)
-    sheet = folder / f"data_{opts.data.dataset}.png"
+    opts = dataclasses.replace(opts, data=dataclasses.replace(opts.data, cache=None))
+    world = World(0, 1, torch.device("cpu"))
+    sets = _by_split(_build_datasets(opts, world=world), opts.data.train_split)
+    workers = opts.data.num_workers
     report = check.check(
-        made,
-        num_workers=num_workers(opts.data, world=world),
+        sets,
+        num_workers=default_num_workers(1) if workers is None else workers,
         skip_bad_files=opts.data.skip_bad_files,
     )
-    notes = options.without_effect(opts)
-    for note in dict.fromkeys(notes + [n for dataset in made.values() for n in dataset.notes]):
-        print(f"note: {note}")
-    print(report.text())
+    notes = options.without_effect(opts) + [n for dataset in sets.values() for n in dataset.notes]
+    for note in dict.fromkeys(notes):
+        say(f"note: {note}")
+    say(report.text())
     if report.sheet_samples:
-        check.save_contact_sheet(made, report.sheet_samples, sheet)
-        print(f"contact sheet: {sheet}")
+        folder = Path(opts.run.output_dir)
+        mkdir(folder)
+        sheet = folder / f"data_{opts.data.dataset}.png"
+        check.save_contact_sheet(sets, report.sheet_samples, sheet)
+        say(f"contact sheet: {sheet}")
     return 0 if report.ok else 1
-
-
-def class_weights(
-    asked: str,
-    train_set: datasets.SegmentationDataset | None,
-    class_names: list[str],
-    *,
-    root: Path,
-    workers: int,
-    skip_bad: bool,
-    trained_with: list[float] | None,
-    world: distributed.World,
-) -> tuple[Tensor | None, list[str]]:
-    """The loss weights (C,) of --class_weights, or None; and what to say about them."""
-    if asked != "auto":
-        return read_class_weights(asked, class_names), []
-    if train_set is None:  # --test_only: those the loss had in training, if it is known
-        return None if trained_with is None else torch.tensor(trained_with), []
-    weights, notes = world.main_first(
-        lambda: check.class_weights(
-            train_set,
-            kept_in=root,
-            num_workers=workers,
-            progress=world.is_main,
-            skip_bad_files=skip_bad,
-        )
-    )
-    unused = len(class_names) - len(weights)
-    return torch.cat([torch.from_numpy(weights), torch.zeros(unused)]), notes

@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from utils.runtime.console import say
+
 Result = TypeVar("Result")
 
 # One process may fetch or write for long while the others wait. A dead one is noticed at once all
@@ -35,7 +37,7 @@ PEER_FAILURE = re.compile(
 
 @dataclass(frozen=True)
 class World:
-    """The processes of this run; ``rank`` 0 writes files and talks."""
+    """The processes of this run; the one of `rank` 0 writes files and prints."""
 
     rank: int
     size: int
@@ -53,9 +55,9 @@ class World:
         return self.size > 1 and self.device.type == "cuda"
 
     def say(self, text: str) -> None:
-        """Print ``text``, in one process."""
+        """Print `text` in one process."""
         if self.is_main:
-            print(text, flush=True)
+            say(text)
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """``model`` with gradients averaged over processes; unchanged in a world of one.
@@ -77,7 +79,9 @@ class World:
 
     def shares_gradients(self, model: nn.Module, now: bool) -> AbstractContextManager[Any]:
         """Around the passes of one of a step's batches: the last one's (``now``) exchange all."""
-        return nullcontext() if now or self.size == 1 else model.no_sync()
+        if now or not isinstance(model, nn.parallel.DistributedDataParallel):
+            return nullcontext()
+        return model.no_sync()
 
     def sum(self, value: Tensor) -> Tensor:
         """Sum of ``value`` over the processes, without waiting for the device."""
@@ -107,20 +111,21 @@ class World:
 
         An OSError or ValueError in one process is raised in all, and none is left waiting.
         """
-        result, failure = None, None
+        results: list[Result] = []
+        failure: OSError | ValueError | None = None
         for turn in (True, False):
             if self.is_main == turn:
                 try:
-                    result = function()
+                    results.append(function())
                 except (OSError, ValueError) as error:
                     failure = error
             failures = self.gather(None if failure is None else _portable(failure))
             first = next((rank for rank, other in enumerate(failures) if other is not None), None)
             if first is not None:
-                error = failure or failures[first]
-                error.speaker = first
-                raise error
-        return result
+                raised: Any = failure or failures[first]
+                raised.speaker = first
+                raise raised
+        return results[0]
 
     def share_buffers(self, model: nn.Module) -> None:
         """Give every process the BatchNorm statistics of rank 0, so that all validate alike."""
@@ -217,5 +222,6 @@ def start(device: str, gpu_id: str, *, torchrun_hint: str) -> World:
     backend = "nccl" if chosen.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=SLOW_SAVE)
     control = dist.new_group(backend="gloo", timeout=PATIENCE)
+    assert isinstance(control, dist.ProcessGroup)  # it has every process in it
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return World(rank, size, chosen, local_size=local_size, control=control)

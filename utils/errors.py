@@ -6,20 +6,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import datasets
-from datasets.loader import TrainSampler, worker_death_line
+from datasets.loader import worker_death_line
 from utils import distributed
 from utils.bad_steps import BadStepsError
 from utils.memory import is_out_of_memory
 from utils.run import Run
-
-SHOWN = 8  # file names in a message
+from utils.runtime.console import list_names
 
 
 def explain(error: BaseException, run: Run | None) -> str | None:
-    """What to tell about ``error``: None where only a traceback helps, "" where another tells.
+    """The line that tells the user about `error`; None where only a traceback helps.
 
-    Without a ``run`` it was still being prepared: then a ValueError or OSError is what the user
-    got wrong, later it would be our mistake.
+    The line is empty if another process tells it. Without a `run`, the run was still being
+    prepared: a ValueError or OSError is then a mistake in what the user gave; later it would be
+    ours.
     """
     if distributed.is_peer_failure(error):
         return "another process of this run ended; its own message says why"
@@ -38,18 +38,16 @@ def explain(error: BaseException, run: Run | None) -> str | None:
 
 
 def exit_code(error: BaseException) -> int:
-    """1 where the training went wrong, 2 where what it was given was."""
+    """1 if the training went wrong, 2 if what the user gave was wrong."""
     return 1 if isinstance(error, FloatingPointError) else 2
 
 
 @contextmanager
-def with_batch(run: Run, sampler: TrainSampler) -> Iterator[None]:
-    """Add to a BadStepsError which files were in that step's batch, and what to go back to."""
+def name_images_of_bad_steps(run: Run) -> Iterator[None]:
+    """Add the images of the step's batch, and the last good checkpoint, to a BadStepsError."""
     try:
         yield
     except BadStepsError as error:
-        names = [run.data["train"].sample_name(key.index) for key in sampler.keys(error.step)]
-        shown = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
-        files = run.files
-        good = f"last good checkpoint: {files.latest}" if files.latest.exists() else "none saved"
-        raise FloatingPointError(f"{error}; its images: {shown}; {good}") from error
+        names, latest = list_names(run.data.names_in_step(error.step)), run.files.latest
+        good = f"the last good checkpoint is {latest}" if latest.exists() else "nothing was saved"
+        raise FloatingPointError(f"{error}; its images: {names}; {good}") from error

@@ -7,7 +7,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+
+import network
 
 # The optimizers of --optimizer.
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -17,7 +18,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 def parameter_groups(
-    model: nn.Module, *, lr: float, backbone_lr_mult: float, no_decay_norm_bias: bool
+    model: network.DeepLabV3, *, lr: float, backbone_lr_mult: float, no_decay_norm_bias: bool
 ) -> list[dict[str, Any]]:
     """Backbone, then all the rest at ``lr``: the predecessor's order, so that its states fit.
 
@@ -41,7 +42,7 @@ def parameter_groups(
 
 def create_optimizer(
     name: str,
-    model: nn.Module,
+    model: network.DeepLabV3,
     *,
     lr: float,
     backbone_lr_mult: float,

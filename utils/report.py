@@ -8,12 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datasets import SegmentationDataset
 from metrics import StreamSegMetrics
 from utils import distributed, options
+from utils.bad_steps import TrainingState
 from utils.run import Run
-from utils.runtime.console import say
+from utils.runtime.console import list_names, say
 from utils.visualizer import (
     History,
+    Tracker,
     Trackers,
     Visualizer,
     figures,
@@ -22,33 +25,34 @@ from utils.visualizer import (
     tolerate_write_errors,
 )
 
-SHOWN = 8  # file names in a line
-
 
 def announce(run: Run) -> None:
-    """Print what is about to run, and what the user should know of it."""
-    opts, world = run.opts, run.world
-    for note in dict.fromkeys(run.notes):
+    """Print what is about to run, and what the user should know about it."""
+    opts, world, data = run.opts, run.world, run.data
+    for note in dict.fromkeys(run.start.notes):
         world.say(note)
-    kind = f"{torch.cuda.get_device_name(world.device)}" if world.device.type == "cuda" else "cpu"
-    num_train = f"{len(run.data['train'])} images to train on, " if "train" in run.data else ""
+    kind = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu"
+    training = not opts.run.test_only
+    num_train = f"{data.num_train} images to train on, " if training else ""
     lines = [
-        f"{opts.model.model}: {sum(p.numel() for p in run.model.parameters()):,} parameters, "
-        f"{len(run.class_names)} classes, output stride {run.model.build_args['output_stride']}",
-        f"{opts.data.dataset}: {num_train}{len(run.val_set)} to validate, "
-        f"{run.num_workers} loader processes",
+        f"{run.model.name}: {sum(p.numel() for p in run.model.parameters()):,} parameters, "
+        f"{len(data.class_names)} classes, output stride {run.model.build_args['output_stride']}",
+        f"{opts.data.dataset}: {num_train}{len(data.val_set)} to validate, "
+        f"{data.num_workers} loader processes",
         f"torch {torch.__version__} on {kind}, {opts.optim.precision}, {world.size} process(es)",
     ]
-    if "train" in run.data:
+    if training:
         batch, several = opts.data.batch_size, opts.optim.grad_accumulation
         lines.append(
             f"effective batch {batch * several} ({batch // world.size} images x {world.size} "
             f"process(es) x {several} accumulated), lr {opts.optim.lr:g}, "
             f"{opts.optim.lr * opts.optim.backbone_lr_mult:g} in the backbone"
         )
-    if opts.run.continue_training and not opts.run.test_only:
-        step, total = run.saved["cur_itrs"], opts.optim.total_itrs
-        lines.append(f"continuing at step {step} of {total}" + ", its end" * (step == total))
+    if run.start.resumes:
+        step, total = run.start.step, opts.optim.total_itrs
+        lines.append(
+            f"training continues at step {step} of {total}" + ", its end" * (step == total)
+        )
     world.say("\n".join(lines))
 
 
@@ -56,7 +60,20 @@ def say_where(run: Run) -> None:
     """Print where the checkpoints and pictures are."""
     files = run.files
     found = ", ".join(str(path) for path in (files.latest, files.best) if path.exists())
-    run.world.say(f"checkpoints {found}\npictures in {files.folder}")
+    run.world.say(f"checkpoints: {found}\npictures: {files.folder}")
+
+
+def say_stopped(run: Run, state: TrainingState, *, signal: str | None) -> None:
+    """Print why the run stopped before its end, and the command that continues it."""
+    why = f"{signal} came"
+    more = ""
+    if signal is None:
+        why = f"no better score since step {state.best_step}"
+        more = " with a larger --early_stop"
+    run.world.say(
+        f"stopped after step {state.step} of {run.opts.optim.total_itrs}: {why}; to continue{more}:"
+    )
+    run.world.say(options.resume_command(run.command, processes=run.world.local_size))
 
 
 def mean_loss(world: distributed.World, losses: Sequence[Tensor]) -> float:
@@ -68,9 +85,20 @@ def mean_loss(world: distributed.World, losses: Sequence[Tensor]) -> float:
     return whole[whole.isfinite()].mean().item()
 
 
-def say_skipped(run: Run, split: str, *, at_step: int | None = None) -> None:
-    """At an epoch's end say how many files of ``split`` could not be read (--skip_bad_files)."""
-    dataset, epoch = run.data[split], ""
+def say_skipped_in_training(run: Run, *, at_step: int | None = None) -> None:
+    """As `say_skipped`; with `at_step`, only where an epoch ends with that step."""
+    assert run.data.train_set is not None
+    say_skipped(run, "train", run.data.train_set, at_step=at_step)
+
+
+def say_skipped(
+    run: Run, split: str, dataset: SegmentationDataset, *, at_step: int | None = None
+) -> None:
+    """Print how many files of a split could not be read (--skip_bad_files).
+
+    With `at_step`, a training step, it does so only where an epoch ends.
+    """
+    epoch = ""
     if at_step is not None:
         images = run.opts.data.batch_size * run.opts.optim.grad_accumulation
         before, now = ((at_step - back) * images // len(dataset) for back in (1, 0))
@@ -83,12 +111,8 @@ def say_skipped(run: Run, split: str, *, at_step: int | None = None) -> None:
     if not run.opts.data.skip_bad_files:
         return
     bad = sorted(set().union(*run.world.gather(dataset.bad_indices())))
-    names = ", ".join(dataset.sample_name(index) for index in bad[:SHOWN])
-    more = ", ..." if len(bad) > SHOWN else ""
-    run.world.say(
-        f"{epoch}{len(bad)} of {len(dataset)} {split} files skipped"
-        + f": {names}{more}" * bool(bad)
-    )
+    names = f": {list_names([dataset.sample_name(index) for index in bad])}" if bad else ""
+    run.world.say(f"{epoch}{len(bad)} of {len(dataset)} {split} files skipped{names}")
 
 
 def show_sample(
@@ -104,9 +128,10 @@ def show_sample(
 
     ``image`` is uint8 (3,H,W), ``label`` and ``predicted`` are (H,W), all on the CPU.
     """
-    opts, palette, name = run.opts, run.val_set.palette, run.val_set.sample_name(index)
-    num_samples = min(opts.vis.vis_num_samples, len(run.val_set))
-    samples = np.linspace(0, len(run.val_set) - 1, num_samples).astype(int)
+    opts, val_set = run.opts, run.data.val_set
+    palette, name = val_set.facts.palette, val_set.sample_name(index)
+    num_samples = min(opts.vis.vis_num_samples, len(val_set))
+    samples = np.linspace(0, len(val_set) - 1, num_samples).astype(int)
     samples -= samples % run.world.size  # those the main process validates
     is_sample = index in samples
     if not (is_sample or opts.run.save_val_results):
@@ -139,7 +164,7 @@ def report_validation(
     scores, folder = metrics.get_results(), run.files.folder
     how = f"centre crops of {run.opts.data.crop_size}, not comparable with published numbers"
     lines = [
-        f"validation at step {step}: {len(run.val_set)} images in {seconds:.1f} s, "
+        f"validation at step {step}: {len(run.data.val_set)} images in {seconds:.1f} s, "
         + (how if run.opts.data.crop_val else "whole images")
         + f", loss {loss:.4f}",
         metrics.class_table(scores) + metrics.to_str(scores),
@@ -153,26 +178,26 @@ def report_validation(
     if not run.opts.run.test_only:
         with tolerate_write_errors():
             figures.save_curves(history.read(run.files.history), folder / "curves.png")
-            figures.save_confusion(metrics.confusion, run.class_names, folder / "confusion.png")
+            figures.save_confusion(
+                metrics.confusion, run.data.class_names, folder / "confusion.png"
+            )
         for name in ("curves", "confusion"):
             trackers.figure(name, step, folder / f"{name}.png")
 
 
 def start_trackers(run: Run) -> Trackers:
-    """History and dashboard of the main process; makes the run's folder. None in the others."""
+    """History and dashboard of the main process, which makes the run's folder; else no tracker."""
+    opts, start = run.opts, run.start
+    trackers: list[Tracker] = []
+    past: list[dict] = []
     if not run.world.is_main:
         return Trackers()
-    opts, files, trackers, past = run.opts, run.files, [], []
     if not opts.run.test_only:
-        resuming = opts.run.continue_training
-        if opts.run.overwrite:
-            files.clear()
-        files.tidy(run.start)
-        resume_step = run.saved["cur_itrs"] if resuming else None
-        trackers.append(History(files.history, resume_step=resume_step))
-        past = history.read(files.history)
+        resume_step = start.step if start.resumes else None
+        trackers.append(History(run.files.history, resume_step=resume_step))
+        past = history.read(run.files.history)
     if opts.vis.enable_vis:
         trackers.append(Visualizer(port=opts.vis.vis_port, env=opts.vis.vis_env, history=past))
-    trackers = Trackers(*trackers)
-    trackers.text("options", {"command": run.command, **options.flat(opts)})
-    return trackers
+    result = Trackers(*trackers)
+    result.text("options", {"command": run.command, **options.flat(opts)})
+    return result

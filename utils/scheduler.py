@@ -46,7 +46,7 @@ class ClosedFormLR(LRScheduler, ABC):
     def lr_at(self, step: int, base_lr: float) -> float:
         """The lr of a step >= 0 when there is no warm-up."""
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         """The lr of the present step (last_epoch), one per parameter group."""
         step = self.last_epoch
         if step < self.warmup_iters:

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from types import FrameType, TracebackType
+from typing import Any
 
 # SIGUSR1 is what Slurm sends ahead of a time limit (--signal=USR1@60). Windows has no SIGUSR1.
 NAMES = ("SIGTERM", "SIGINT", "SIGUSR1")
@@ -19,7 +20,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.name: str | None = None
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}  # the handlers that were set
         self._pid = 0
         self._interrupts = 0
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from utils.bad_steps import BadSteps, BadStepsError
+from utils.bad_steps import BadStepsError, OptimizerStep
 from utils.distributed import World
 from utils.optimizer import create_optimizer
+from utils.scheduler import StepLR
 
 WORLD = World(0, 1, torch.device("cpu"))
 NAN, INF = float("nan"), float("inf")
@@ -36,19 +37,20 @@ class Training:
             name, self.model, lr=0.1, backbone_lr_mult=0.1, weight_decay=0.1, fused=fused
         )
         settings = {"max_bad_steps": 2, "world": WORLD} | settings
-        self.guard = BadSteps(self.model, self.optimizer, **settings)
+        never = StepLR(self.optimizer, 10**6)  # keeps the learning rate
+        self.optimizer_step = OptimizerStep(self.model, self.optimizer, never, **settings)
 
     def step(
         self, number: int, *, image: float = 0.0, loss: float = 0.0, grad: float = 0.0
     ) -> None:
         """One step; what is added to an image, the loss or a gradient may spoil it."""
-        self.guard.before_step()
+        self.optimizer_step.before_forward()
         images = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(number))
         images[0, 0, 0, 0] += image
         value = self.model(images).square().mean() + loss
-        self.guard.scaler.scale(value).backward()
+        self.optimizer_step.backward(value)
         self.model.classifier.bias.grad += grad
-        self.guard.step(number, value)
+        self.optimizer_step(number, value)
 
     def state(self) -> list[torch.Tensor]:
         moments = self.optimizer.state_dict()["state"].values()
@@ -79,7 +81,7 @@ def test_the_run_with_bad_steps_is_the_run_without(name: str, fused: bool, spoil
         bad.step(number)
         bad.step(200 + number, **spoiled)
     assert_same(good, bad)
-    assert bad.guard.poll() == 4 and good.guard.poll() == 0
+    assert bad.optimizer_step.poll() == 4 and good.optimizer_step.poll() == 0
     assert all(parameter.grad is None for parameter in bad.model.parameters())
     changed = Training(name, fused=fused)
     assert not any(map(torch.equal, changed.model.parameters(), good.model.parameters()))
@@ -97,12 +99,12 @@ def test_fused_and_plain_updates_agree() -> None:
 def test_several_forward_passes_in_a_bad_step_leave_the_statistics() -> None:
     run = Training()
     before = [buffer.clone() for buffer in run.model.buffers()]
-    run.guard.before_step()
+    run.optimizer_step.before_forward()
     for image in (1.0, NAN, 2.0):
         loss = run.model(torch.full((2, 3, 6, 6), image)).mean()
     loss.backward()
     assert not torch.equal(run.model.backbone[1].num_batches_tracked, torch.tensor(0))
-    run.guard.step(1, torch.tensor(NAN))
+    run.optimizer_step(1, torch.tensor(NAN))
     assert all(map(torch.equal, before, run.model.buffers()))
 
 
@@ -112,14 +114,14 @@ def test_too_many_in_a_row_stop_the_run_and_name_the_last() -> None:
         run.step(number, loss=NAN)
     run.step(3)
     run.step(4, loss=NAN)
-    assert run.guard.poll() == 3
-    assert run.guard.poll() == 0
+    assert run.optimizer_step.poll() == 3
+    assert run.optimizer_step.poll() == 0
     run.step(5, loss=NAN)
-    assert run.guard.poll() == 1
+    assert run.optimizer_step.poll() == 1
     run.step(6, loss=INF)
     run.step(7)  # a good one after the third in a row does not hide them
     with pytest.raises(BadStepsError, match="3 steps in a row, last in step 6; --max_bad") as error:
-        run.guard.poll()
+        run.optimizer_step.poll()
     assert error.value.step == 6
     assert isinstance(error.value, FloatingPointError)
 
@@ -127,10 +129,10 @@ def test_too_many_in_a_row_stop_the_run_and_name_the_last() -> None:
 def test_none_allowed_stops_at_the_first() -> None:
     run = Training(max_bad_steps=0)
     run.step(1)
-    assert run.guard.poll() == 0
+    assert run.optimizer_step.poll() == 0
     run.step(2, loss=NAN)
     with pytest.raises(BadStepsError, match="in 1 steps in a row, last in step 2"):
-        run.guard.poll()
+        run.optimizer_step.poll()
 
 
 def test_clipping_is_torchs() -> None:
@@ -146,7 +148,7 @@ def test_clipping_is_torchs() -> None:
     for one, two in zip(clipped.model.parameters(), plain.model.parameters(), strict=True):
         torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-7)
     clipped.step(1, grad=INF)
-    assert clipped.guard.poll() == 1
+    assert clipped.optimizer_step.poll() == 1
 
 
 @KINDS
@@ -157,7 +159,7 @@ def test_a_scaler_skips_overflowing_gradients_itself(name: str, fused: bool) -> 
     run.step(0, image=1e6)
     assert scaler.get_scale() == 2.0**119
     assert torch.equal(run.model.classifier.weight, weights)
-    assert run.guard.poll() == 0  # only the loss makes a step bad
+    assert run.optimizer_step.poll() == 0  # only the loss makes a step bad
     for number in range(1, 4):
         run.step(number)
         plain.step(number)
@@ -172,14 +174,12 @@ def test_with_a_scaler_a_bad_loss_is_bad_although_its_gradients_are_finite() -> 
     before = [value.clone() for value in run.state()]
     run.step(1, loss=NAN)
     assert all(map(torch.equal, before, run.state()))
-    assert run.guard.poll() == 1
+    assert run.optimizer_step.poll() == 1
 
 
 def test_a_bad_first_step_gives_no_warning() -> None:
     run = Training()
-    scheduler = torch.optim.lr_scheduler.ConstantLR(run.optimizer)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run.step(0, loss=NAN)
-        scheduler.step()
-    assert run.guard.poll() == 1
+    assert run.optimizer_step.poll() == 1

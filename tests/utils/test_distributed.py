@@ -80,16 +80,17 @@ seen["own statistics"] = len(set(map(str, world.gather(model[1].running_mean.tol
 world.share_buffers(model)
 seen["shared statistics"] = len(set(map(str, world.gather(model[1].running_mean.tolist())))) == 1
 
-from utils.bad_steps import BadSteps
+from utils.bad_steps import OptimizerStep
+from utils.scheduler import StepLR
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-guard = BadSteps(model, optimizer, max_bad_steps=9, world=world)
+update = OptimizerStep(model, optimizer, StepLR(optimizer, 99), max_bad_steps=9, world=world)
 weight = model[0].weight.tolist()
 for step in (1, 2):
-    guard.before_step()
+    update.before_forward()
     gradient(True)
-    guard.step(step, torch.tensor(float("nan") if (rank, step) == (1, 1) else 1.0))
+    update(step, torch.tensor(float("nan") if (rank, step) == (1, 1) else 1.0))
     seen[f"moved {step}"] = model[0].weight.tolist() != weight
-seen["bad"] = guard.poll()
+seen["bad"] = update.poll()
 print(json.dumps(seen), flush=True)
 
 world.wait()

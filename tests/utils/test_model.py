@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +11,19 @@ import torch
 from torch import nn
 
 import network
+from utils import options
+from utils.checkpoint import RunFiles
+from utils.distributed import World
 from utils.model import build_model, load_pretrained
-from utils.options import ModelOptions
+from utils.start import StartPoint
 
 RESNET = "deeplabv3_resnet18"
-ASKED = ModelOptions(model=RESNET, pretrained="none")
+
+
+def start_from(saved: Any, *, resumes: bool = False) -> StartPoint:
+    """The start of a run from X.pth with the content `saved`; from nothing if that is empty."""
+    ckpt = Path("X.pth") if saved else None
+    return StartPoint(RunFiles(Path("out"), "r"), 16, ckpt, saved, resumes=resumes, notes=[])
 
 
 @pytest.fixture(scope="module")
@@ -35,15 +43,17 @@ def checkpoint_of(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def build(saved: dict[str, Any], **changes: Any) -> tuple[nn.Module, str]:
-    """The model and the single note on it."""
-    options = {key: changes.pop(key) for key in ("finetune", "aspp_rates") if key in changes}
-    asked = dataclasses.replace(ASKED, **options)
-    num_classes = changes.pop("num_classes", 3)
-    model, (note,) = build_model(
-        asked, num_classes, stride=16, saved=saved, ckpt="X.pth", **changes
-    )
-    return model, note
+def build(
+    saved: dict[str, Any], *flags: str, num_classes: int = 3, resumes: bool = False
+) -> tuple[network.DeepLabV3, str]:
+    """The model of a run from `saved` with these options, and the note about it."""
+    opts = options.parse_main(["--model", RESNET, "--pretrained", "none", *flags])
+    start = start_from(saved, resumes=resumes)
+    model = build_model(opts, num_classes=num_classes, start=start)
+    return model, "; ".join(start.notes)
+
+
+AUX, TEST = ("--aux_loss", "0.4"), ("--test_only", "--ckpt", "X.pth")
 
 
 def is_average(model: nn.Module, saved: dict[str, Any]) -> bool:
@@ -56,37 +66,40 @@ def is_average(model: nn.Module, saved: dict[str, Any]) -> bool:
 
 
 def test_averaged_weights_but_for_what_goes_on(saved: dict[str, Any]) -> None:
-    for kind in ({}, {"test_only": True}, {"test_only": True, "continues": True}):
-        model, note = build(saved, **kind)
+    for flags in ((), TEST, (*TEST, "--continue_training")):
+        model, note = build(saved, *flags)
         assert is_average(model, saved) and note == "averaged weights from X.pth"
-    model, note = build(saved, continues=True)
+    model, note = build(saved, resumes=True)
     assert not is_average(model, saved) and note == "weights from X.pth"
     model, note = build({**saved, "ema_state": None})
     assert not is_average(model, saved) and note == "weights from X.pth"
-    model, note = build(saved, finetune=True, num_classes=5, aspp_rates=(1, 2, 3))
+    model, note = build(
+        saved, "--finetune", "--ckpt", "X.pth", "--aspp_rates", "1", "2", "3", num_classes=5
+    )
     assert is_average(model, saved) and model.build_args["num_classes"] == 5
     assert note == ("all averaged weights but the final classifier's from X.pth, ASPP rates 1 2 3")
 
 
 def test_a_new_auxiliary_head_is_said(saved: dict[str, Any]) -> None:
-    model, note = build(saved, aux_head=True)
+    model, note = build(saved, *AUX)
     assert model.aux_classifier is not None and is_average(model, saved)
     assert note == (
-        "averaged weights from X.pth; it has no auxiliary head: that one starts from random weights"
+        "averaged weights from X.pth; it has no auxiliary head, so that one starts from random "
+        "weights"
     )
-    model, note = build(saved, aux_head=True, test_only=True)
+    model, note = build(saved, *AUX, *TEST)
     assert model.aux_classifier is None and note == "averaged weights from X.pth"
-    model, notes = build_model(ASKED, 3, stride=16, saved={}, ckpt=None, aux_head=True)
-    assert model.build_args["aux_head"] is True and notes == []
+    model, note = build({}, *AUX)
+    assert model.build_args["aux_head"] is True and note == ""
 
 
 def test_an_auxiliary_head_of_the_checkpoint(saved: dict[str, Any]) -> None:
     with_head = checkpoint_of(network.create_model(RESNET, num_classes=3, aux_head=True))
     key = "aux_classifier.0.weight"
-    model, note = build(with_head, aux_head=True)
+    model, note = build(with_head, *AUX)
     assert torch.equal(model.state_dict()[key], with_head["model_state"][key] * 0.5)
     assert note == "averaged weights from X.pth"
-    model, note = build(with_head, aux_head=True, continues=True)
+    model, note = build(with_head, *AUX, resumes=True)
     assert torch.equal(model.state_dict()[key], with_head["model_state"][key])
     model, note = build(with_head)
     assert model.aux_classifier is None and note == "averaged weights from X.pth"
@@ -97,49 +110,62 @@ def test_going_on_needs_the_same_heads(had: bool, saved: dict[str, Any]) -> None
     if had:
         saved = checkpoint_of(network.create_model(RESNET, num_classes=3, aux_head=True))
     with pytest.raises(ValueError) as error:
-        build(saved, aux_head=not had, continues=True)
+        build(saved, *(() if had else AUX), resumes=True)
     assert str(error.value) == (
         "X.pth was trained with --aux_loss; to continue it, give --aux_loss too"
         if had
-        else "X.pth was trained without --aux_loss; to continue it, drop --aux_loss"
+        else "X.pth was trained without --aux_loss; to continue it, leave out --aux_loss"
     )
 
 
-@pytest.mark.parametrize("how", ["start", "continues", "test_only"])
+@pytest.mark.parametrize("how", ["start", "resumes", "test_only"])
 def test_the_hint_fits_what_is_done(how: str, saved: dict[str, Any]) -> None:
     with pytest.raises(ValueError) as error:
-        build(saved, num_classes=4, **({how: True} if how != "start" else {}))
-    hints = {"start": "--finetune loads all but the final classifier"}
-    hint = hints.get(how, "give the --dataset or --num_classes it is of")
+        build(saved, *(TEST if how == "test_only" else ()), num_classes=4, resumes=how == "resumes")
+    hints = {"start": "--finetune loads everything but the final classifier"}
+    hint = hints.get(how, "give the --dataset or --num_classes it was trained with")
     assert str(error.value) == f"X.pth has 3 classes, but {RESNET} was built for 4; {hint}"
 
 
-class OtherProcess:
-    """The world of a process that comes second: whatever the main one finds, it finds after it."""
+class OtherProcess(World):
+    """A process that comes second: whatever the main process does, it does before."""
 
     def __init__(self, main: Callable[[], object]) -> None:
-        self.main = main
+        super().__init__(1, 2, torch.device("cpu"))
+        object.__setattr__(self, "main", main)
 
-    def main_first(self, function: Callable[[], object]) -> object:
+    def main_first(self, function: Callable[[], Any]) -> Any:
         self.main()
         return function()
 
 
-def test_weights_are_loaded_where_they_are_fetched_first(monkeypatch) -> None:
-    order = []
-    model = network.create_model(RESNET)
+def load(asked: str | None, main: Callable[[], object]) -> list[str]:
+    """The notes on --pretrained, in a process that comes after the main one."""
+    start, model = start_from({}), network.create_model(RESNET)
+    load_pretrained(model, asked, start=start, world=OtherProcess(main))
+    return start.notes
+
+
+def test_weights_are_loaded_where_they_are_fetched_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
     monkeypatch.setattr(
         network.pretrained, "load_pretrained", lambda *args: [order.append(args[1]) or "loaded"]
     )
-    world = OtherProcess(lambda: order.append("main"))
-    assert load_pretrained(model, None, world=world) == ["loaded"]
+    assert load(None, lambda: order.append("main")) == ["loaded"]
     assert order == ["main", "imagenet"]
 
     def refuse() -> None:
         raise FileNotFoundError("no ImageNet weights")
 
     with pytest.raises(FileNotFoundError, match="no ImageNet weights"):
-        load_pretrained(model, "imagenet", world=OtherProcess(refuse))
+        load("imagenet", refuse)
     assert order == ["main", "imagenet"]
-    (line,) = load_pretrained(model, "none", world=OtherProcess(refuse))
+    (line,) = load("none", refuse)
     assert line.startswith("random weights")
+
+
+def test_weights_are_not_fetched_for_a_run_that_starts_from_a_checkpoint() -> None:
+    start = start_from({"model_state": {}})
+    model = network.create_model(RESNET)
+    load_pretrained(model, "imagenet", start=start, world=World(0, 1, torch.device("cpu")))
+    assert start.notes == []

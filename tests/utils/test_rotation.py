@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from network.pretrained import Checkpoint
 from network.pretrained import read_file as read
 from utils import checkpoint
+from utils.runtime.files import atomic_write
 
 
 def files_after(tmp_path: Path, *, steps: int, keep: int) -> checkpoint.RunFiles:
@@ -24,6 +26,12 @@ def files_after(tmp_path: Path, *, steps: int, keep: int) -> checkpoint.RunFiles
 
 def steps_kept(files: checkpoint.RunFiles) -> dict[str, int]:
     return {path.name: read(path)["cur_itrs"] for path in sorted(files.output_dir.glob("*.pth*"))}
+
+
+def newest(files: checkpoint.RunFiles) -> tuple[Path, Checkpoint, list[str]]:
+    """Path and content of the checkpoint a run would continue from, and what is said about it."""
+    notes: list[str] = []
+    return (*checkpoint.newest_readable(files, read=read, notes=notes), notes)
 
 
 @pytest.mark.parametrize("links", [True, False])
@@ -76,13 +84,26 @@ def test_an_end_at_any_moment_of_a_save_leaves_a_whole_latest_and_the_order(
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
         patch.setattr(os, moment, ending)
         checkpoint.save_latest({"cur_itrs": 6}, files, keep=4)
-    path, saved, notes = checkpoint.newest_readable(files, read=read)
+    path, saved, notes = newest(files)
     is_done = (moment, number, after) == ("replace", 2, True)
     assert (path, saved["cur_itrs"], notes) == (files.latest, 6 if is_done else 5, [])
     for step in (7, 8):
         checkpoint.save_latest({"cur_itrs": step}, files, keep=4)
     steps = [read(path)["cur_itrs"] for path in (files.latest, *files.earlier)]
     assert steps[:2] == [8, 7] and steps == sorted(steps, reverse=True) and len(steps) <= 4
+
+
+def killed_write(path: Path) -> Path:
+    """The hidden file that a write to `path` leaves when its process is killed."""
+    before = set(path.parent.iterdir())
+    child = os.fork()
+    if child == 0:
+        with atomic_write(path) as file:
+            file.write(b"half")
+            os._exit(1)
+    os.waitpid(child, 0)
+    (left,) = set(path.parent.iterdir()) - before
+    return left
 
 
 def cut_short(path: Path) -> None:
@@ -99,14 +120,14 @@ def change_a_bit(path: Path) -> None:
 @pytest.mark.parametrize("damage", [cut_short, change_a_bit, lambda path: path.write_bytes(b"")])
 def test_a_damaged_latest_falls_back_to_the_one_before_and_says_so(damage, tmp_path: Path) -> None:
     files = files_after(tmp_path, steps=5, keep=3)
-    assert checkpoint.newest_readable(files, read=read)[::2] == (files.latest, [])
+    assert newest(files)[::2] == (files.latest, [])
     damage(files.latest)
-    path, saved, notes = checkpoint.newest_readable(files, read=read)
+    path, saved, notes = newest(files)
     assert (path.name, saved["cur_itrs"]) == ("latest_r.1.pth", 4)
     assert str(files.latest) in notes[0]
-    assert notes[1:] == [f"going on from the one before, {path}, at step 4"]
+    assert notes[1:] == [f"training continues from the one before, {path}, at step 4"]
 
-    files.tidy(path)
+    files.make_latest(path)
     assert steps_kept(files) == {"latest_r.pth": 4, "latest_r.2.pth": 3}
     for step in (5, 6):
         checkpoint.save_latest({"cur_itrs": step}, files, keep=3)
@@ -117,9 +138,9 @@ def test_two_damaged_ones_go_when_the_third_is_made_the_latest(tmp_path: Path) -
     files = files_after(tmp_path, steps=5, keep=3)
     for path in (files.latest, files.earlier[0]):
         cut_short(path)
-    path, saved, notes = checkpoint.newest_readable(files, read=read)
+    path, saved, notes = newest(files)
     assert (path.name, saved["cur_itrs"], len(notes)) == ("latest_r.2.pth", 3, 3)
-    files.tidy(str(path))
+    files.make_latest(path)
     assert steps_kept(files) == {"latest_r.pth": 3}
 
 
@@ -128,35 +149,36 @@ def test_all_damaged_and_none_at_all_are_one_line(tmp_path: Path) -> None:
     for path in (files.latest, *files.earlier):
         cut_short(path)
     with pytest.raises(ValueError, match="latest_r.pth .*latest_r.1.pth .*give --ckpt") as error:
-        checkpoint.newest_readable(files, read=read)
+        newest(files)
     assert "\n" not in str(error.value)
-    files.clear()
+    files.delete_run()
     assert not list(tmp_path.iterdir())
-    with pytest.raises(FileNotFoundError, match="nothing was saved there yet"):
-        checkpoint.newest_readable(files, read=read)
+    with pytest.raises(FileNotFoundError, match="nothing was saved yet"):
+        newest(files)
 
 
 def test_a_missing_latest_falls_back_too(tmp_path: Path) -> None:
     files = files_after(tmp_path, steps=2, keep=2)
     files.latest.unlink()
-    path, saved, _ = checkpoint.newest_readable(files, read=read)
+    path, saved, _ = newest(files)
     assert saved["cur_itrs"] == 1
-    files.tidy(path)
+    files.make_latest(path)
     assert steps_kept(files) == {"latest_r.pth": 1}
 
 
 def test_the_runs_own_files_and_no_others(tmp_path: Path) -> None:
     files = files_after(tmp_path, steps=2, keep=2)
     others = [tmp_path / name for name in ("latest_r2.1.pth", "latest_r.x.pth", "other.tmp")]
-    own = [tmp_path / name for name in ("latest_r.pth.tmp", "best_r.pth.tmp")]
-    for path in (*others, *own):
+    for path in others:
         path.touch()
+    own = [killed_write(path) for path in (files.latest, files.earlier[0], files.best)]
+    others.append(killed_write(tmp_path / "latest_r2.pth"))
     assert all(map(files.owns, (files.latest, *files.earlier, files.best)))
     assert not any(map(files.owns, others))
-    files.tidy()
+    files.delete_leftovers()
     assert not any(path.exists() for path in own)
     assert len(files.earlier) == 1
-    files.clear()
+    files.delete_run()
     assert sorted(tmp_path.iterdir()) == sorted(others)
 
 

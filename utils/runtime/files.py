@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,7 +20,7 @@ def atomic_write(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
     file, see `leftovers`. Missing folders are made. Raises OSError as the system does.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:60]}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f"{_hidden_name(path)}{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "xb") as file:
             yield file
@@ -44,8 +45,13 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def leftovers(path: Path) -> list[Path]:
     """The hidden files of writes to `path` that were killed before they ended."""
-    start = f".{path.name[:60]}."
     if not path.parent.is_dir():
         return []
-    names = os.listdir(path.parent)
-    return [path.with_name(n) for n in names if n.startswith(start) and n.endswith(".tmp")]
+    names = [name for name in os.listdir(path.parent) if name.startswith(_hidden_name(path))]
+    return [path.with_name(name) for name in names if name.endswith(".tmp")]
+
+
+def _hidden_name(path: Path) -> str:
+    """How the hidden files of `path`, and of no other file, begin."""
+    # Cut, since a name may be as long as the system allows.
+    return f".{path.name[:40]}.{zlib.crc32(os.fsencode(path.name)):08x}."

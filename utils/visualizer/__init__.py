@@ -3,11 +3,12 @@
 from .dashboard import Visualizer
 from .history import History
 from .terminal import Progress, plain_warnings
-from .trackers import Trackers, tolerate_write_errors
+from .trackers import Tracker, Trackers, tolerate_write_errors
 
 __all__ = [
     "History",
     "Progress",
+    "Tracker",
     "Trackers",
     "Visualizer",
     "tolerate_write_errors",

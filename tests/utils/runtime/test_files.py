@@ -38,9 +38,18 @@ def test_names_of_255_bytes_and_the_usual_rights(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask
 
 
-def test_what_a_killed_write_left_is_found(tmp_path: Path) -> None:
-    path = tmp_path / "latest.pth"
-    (tmp_path / ".latest.pth.0123abcd.tmp").write_bytes(b"half")
-    (tmp_path / ".best.pth.0123abcd.tmp").write_bytes(b"half")
-    assert leftovers(path) == [tmp_path / ".latest.pth.0123abcd.tmp"]
+def test_what_killed_writes_to_a_file_left_is_found(tmp_path: Path) -> None:
+    names = ["latest.pth", "best.pth", "x" * 99 + "1", "x" * 99 + "2"]
+    for name in names:
+        child = os.fork()
+        if child == 0:
+            with atomic_write(tmp_path / name) as file:
+                file.write(b"half")
+                os._exit(1)
+        os.waitpid(child, 0)
+    assert len(os.listdir(tmp_path)) == 4
+    for name in names:
+        (left,) = leftovers(tmp_path / name)
+        left.unlink()
+        assert leftovers(tmp_path / name) == []
     assert leftovers(tmp_path / "nowhere" / "x") == []

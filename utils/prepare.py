@@ -1,0 +1,140 @@
+"""Checks and builds all that a run needs, so that mistakes show before anything is written."""
+
+from __future__ import annotations
+
+import torch
+
+import network
+from utils import checkpoint, distributed, options
+from utils.bad_steps import OptimizerStep
+from utils.class_weights import class_weights
+from utils.data import RunData, load_data
+from utils.distributed import World
+from utils.ema import Ema, NoEma
+from utils.loss import Criterion
+from utils.memory import keep_freed_memory
+from utils.model import backbone_bn_momentum, build_model, load_pretrained
+from utils.optimizer import create_optimizer
+from utils.run import Run
+from utils.runtime.precision import set_float32_precision
+from utils.scheduler import create_scheduler
+from utils.start import StartPoint, find_start
+
+
+def prepare(opts: options.Options, command: str) -> Run:
+    """Prepare a run.
+
+    Raises ValueError or FileNotFoundError with one line that says what to do.
+    """
+    world = _start_world(opts, command)
+    options.check_options(opts, world_size=world.size, sync_batchnorm=world.sync_batchnorm)
+    start = find_start(opts)
+    start.notes.extend(options.without_effect(opts))
+    data = load_data(opts, start=start, world=world)
+    torch.manual_seed(opts.run.random_seed)  # the weights are the same in all processes
+    model = build_model(opts, num_classes=len(data.class_names), start=start)
+    criterion = build_criterion(opts, data, start=start, world=world)
+    # What has to be fetched comes after everything that can be wrong without it.
+    load_pretrained(model, opts.model.pretrained, start=start, world=world)
+    model = model.to(world.device).to(memory_format=torch.channels_last)
+    torch.manual_seed(opts.run.random_seed + world.rank)  # dropout differs between processes
+    optimizer_step = build_step(opts, model, start=start, world=world)
+    return Run(
+        opts=opts,
+        command=command,
+        world=world,
+        start=start,
+        data=data,
+        model=model,
+        criterion=criterion,
+        optimizer_step=optimizer_step,
+        bn_momentum=backbone_bn_momentum(opts.model, start=start),
+    )
+
+
+def _start_world(opts: options.Options, command: str) -> World:
+    """The processes of the run, with their device, memory and arithmetic set."""
+    hint = options.torchrun_command(command, opts.run.gpu_id)
+    world = distributed.start(opts.run.device, opts.run.gpu_id, torchrun_hint=hint)
+    if world.device.type == "cpu":
+        keep_freed_memory()
+    set_float32_precision(opts.optim.precision)
+    return world
+
+
+def build_criterion(
+    opts: options.Options, data: RunData, *, start: StartPoint, world: World
+) -> Criterion:
+    """The loss, with the class weights it asks for."""
+    optim = opts.optim
+    return Criterion(
+        optim.loss_type,
+        options=vars(optim),
+        class_weights=class_weights(opts, data, start=start, world=world),
+        aux_weight=optim.aux_loss,
+    ).to(world.device)
+
+
+def build_step(
+    opts: options.Options, model: network.DeepLabV3, *, start: StartPoint, world: World
+) -> OptimizerStep:
+    """The optimizer with everything that moves along, at the step where training continues."""
+    optim = opts.optim
+    optimizer = create_optimizer(
+        optim.optimizer,
+        model,
+        lr=optim.lr,
+        backbone_lr_mult=optim.backbone_lr_mult,
+        weight_decay=optim.weight_decay,
+        no_decay_norm_bias=optim.no_decay_norm_bias,
+        fused=world.device.type == "cuda",
+    )
+    scheduler = create_scheduler(
+        optim.lr_policy,
+        optimizer,
+        total_itrs=optim.total_itrs,
+        step_size=optim.step_size,
+        warmup_itrs=optim.warmup_itrs,
+    )
+    step = OptimizerStep(
+        model,
+        optimizer,
+        scheduler,
+        world=world,
+        max_bad_steps=optim.max_bad_steps,
+        scaler=torch.amp.GradScaler(world.device.type, enabled=optim.precision == "fp16"),
+        ema=Ema(model, optim.ema) if optim.ema else NoEma(model),
+        max_norm=optim.clip_grad_norm or 0.0,
+    )
+    if optim.precision == "tf32" and world.device.type != "cuda":
+        start.notes.append(
+            f"--precision tf32 has no effect on {world.device.type}: it computes in fp32"
+        )
+    if start.resumes:
+        resume_training(step, opts, start=start, world=world)
+    return step
+
+
+def resume_training(
+    step: OptimizerStep, opts: options.Options, *, start: StartPoint, world: World
+) -> None:
+    """Put the checkpoint's training state in place, and note what differs from then."""
+    saved, total = start.saved, opts.optim.total_itrs
+    step.load(saved, source=str(start.ckpt))
+    if start.step > total:
+        raise ValueError(f"{start.ckpt} is at step {start.step}, past --total_itrs {total}")
+    if not checkpoint.restore_rng(saved.get("rng", ()), world.rank):
+        start.notes.append("the file has no generator state for this process: dropout starts anew")
+    start.notes.extend(options.changes_on_resume(saved.get("options", {}), options.flat(opts)))
+    threads = saved.get("num_threads", torch.get_num_threads())
+    if threads != torch.get_num_threads():
+        start.notes.append(
+            f"the run had {threads} threads, now it has {torch.get_num_threads()}: sums round "
+            "differently"
+        )
+    if opts.optim.ema and "ema_state" not in saved:
+        start.notes.append(
+            "the checkpoint has no averaged weights: the average starts from its weights"
+        )
+    if "ema_state" in saved and not opts.optim.ema:
+        start.notes.append("the checkpoint's averaged weights are dropped")
