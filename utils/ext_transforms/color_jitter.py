@@ -14,6 +14,7 @@ GRAY = np.array([0.2989, 0.587, 0.114])  # luma of R, G, B (ITU-R BT.601), as in
 UNCHANGED = np.eye(3, 4)
 
 Adjustment = Literal["brightness", "contrast", "saturation", "hue"]
+Strength = float | tuple[float, float]
 
 
 def adjust_colors(image: np.ndarray, adjustments: Sequence[tuple[Adjustment, float]]) -> np.ndarray:
@@ -59,9 +60,6 @@ def _turn_hue(image: np.ndarray, turn: float) -> np.ndarray:
     return cv2.cvtColor(cv2.LUT(hsv, table[None]), cv2.COLOR_HSV2RGB_FULL)
 
 
-Strength = float | tuple[float, float]
-
-
 def _range(name: str, strength: Strength, *, neutral: float) -> tuple[float, float] | None:
     """The lowest and the highest factor, or None where nothing changes."""
     if isinstance(strength, int | float):
@@ -73,8 +71,8 @@ def _range(name: str, strength: Strength, *, neutral: float) -> tuple[float, flo
         low, high = strength
     least, most = (0.0, float("inf")) if neutral else (-0.5, 0.5)
     if not least <= low <= high <= most:
-        allowed = "0 <= low <= high" if neutral else "0..0.5, or -0.5 <= low <= high <= 0.5"
-        raise ValueError(f"{name} must be {allowed}, got {strength}")
+        limits = "0 <= low <= high" if neutral else "-0.5 <= low <= high <= 0.5"
+        raise ValueError(f"the range of {name} must have {limits}, got {strength}")
     return None if low == high == neutral else (low, high)
 
 

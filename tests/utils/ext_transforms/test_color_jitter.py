@@ -119,5 +119,5 @@ def test_factors_are_uniform_in_their_range_and_the_order_is_random(
 )
 def test_wrong_strengths(wrong: dict[str, object]) -> None:
     name = next(iter(wrong))
-    with pytest.raises(ValueError, match=f"{name} must be"):
+    with pytest.raises(ValueError, match=f"{name} must "):
         ExtColorJitter(**wrong)
