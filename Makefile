@@ -3,7 +3,7 @@
 # make test         install, run all tests but the slow ones, in two processes
 # make test-all     the slow ones too
 # make check        lint, format, types, spelling, sizes of files and functions, circles of imports
-# make tables       count parameters and FLOPs of all models, and write them where they are shown
+# make tables       count parameters and FLOPs of all models, and write docs/models.md
 # make install      only install, into .venv
 # make clean        delete .venv
 # make PYTHON=python3.12 ...   with another interpreter (3.11 or later)
