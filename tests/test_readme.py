@@ -12,11 +12,15 @@ import pytest
 
 import network
 from datasets.folder.class_list import read_class_list
+from metrics import StreamSegMetrics
+from network.pretrained.checkpoint import Checkpoint
 from network.summary import model_summary
 from utils import options
+from utils.visualizer.history import NO_SCORES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+RUNS = (ROOT / "docs" / "runs.md").read_text(encoding="utf-8")
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 IDS = [page.stem for page in PAGES]
 LONGEST_README = 220  # lines
@@ -116,6 +120,21 @@ def test_the_class_list_for_masks_reads_them(tmp_path: Path) -> None:
     facts = read_class_list(path).facts
     assert facts.class_names == ("background", "cell")
     assert facts.label_table[[0, 255]].tolist() == [0, 1]
+
+
+def test_every_key_of_a_checkpoint_is_explained() -> None:
+    assert set(Checkpoint.__annotations__) <= set(re.findall(r"`([^`\n]+)`", RUNS))
+
+
+def test_every_value_of_the_history_is_explained() -> None:
+    scores = StreamSegMetrics(2).get_results()
+    overall = {name for name, value in scores.items() if isinstance(value, float)}
+    assert {*NO_SCORES, *overall} <= set(re.findall(r"`([^`\n]+)`", RUNS))
+
+
+def test_every_option_of_a_step_is_explained() -> None:
+    fields = dataclasses.fields(options.OptimOptions)
+    assert {field.name for field in fields} <= set(re.findall(r"`--(\w+)", RUNS))
 
 
 def test_the_readme_is_short() -> None:
