@@ -8,7 +8,7 @@
 
 A run writes latest_<model>_<dataset>_os<N>.pth and best_... to --output_dir, and beside them the
 folder <model>_<dataset>_os<N>: options.json, history.jsonl, curves.png, confusion.png, samples/ and
-results/. All options: python main.py --help. What a run consists of is built in utils/prepare.py.
+results/. All options: python main.py --help. utils/training/prepare.py builds a run.
 """
 
 from __future__ import annotations
@@ -26,16 +26,18 @@ from tqdm import tqdm
 from metrics import StreamSegMetrics
 from network.inference import folded, labels_from_logits, low_res_logits
 from network.summary import models_table
-from utils import checkpoint, distributed, options, report
-from utils.bad_steps import TrainingState
-from utils.data import check_data, grouped
-from utils.errors import exit_code, explain, name_images_of_bad_steps
-from utils.model import train_mode, training_network
-from utils.prepare import prepare
-from utils.run import Run
+from utils import options
+from utils.runtime import checkpoint, distributed
 from utils.runtime.console import say
 from utils.runtime.precision import AUTOCAST_DTYPES
-from utils.signals import StopSignal
+from utils.runtime.signals import StopSignal
+from utils.training import report
+from utils.training.data import check_data, grouped
+from utils.training.errors import exit_code, explain, name_images_of_bad_steps
+from utils.training.model import train_mode, training_network
+from utils.training.prepare import prepare
+from utils.training.run import Run
+from utils.training.step import TrainingState
 from utils.visualizer import Progress, Trackers, plain_warnings
 
 # Runs are ranked by this score. The predecessor's "Mean IoU" counts a class that never occurs as 0

@@ -26,9 +26,10 @@ import datasets
 import network
 from datasets.image_finder import find_images
 from network.inference import folded, predict_labels
-from utils import distributed, options
-from utils.memory import is_out_of_memory, keep_freed_memory
+from utils import options
+from utils.runtime import distributed
 from utils.runtime.console import list_names, say
+from utils.runtime.memory import is_out_of_memory, keep_freed_memory
 from utils.runtime.precision import AUTOCAST_DTYPES, autocast, set_float32_precision
 from utils.visualizer import plain_warnings
 from utils.visualizer.pictures import overlay, save_image, save_mask

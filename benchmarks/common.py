@@ -28,10 +28,10 @@ import network
 from benchmarks.evaluate import resident_mib
 from benchmarks.workers import convolve_upsampled
 from utils import options
-from utils.model import training_network
-from utils.prepare import prepare
-from utils.run import Run
 from utils.runtime.precision import autocast
+from utils.training.model import training_network
+from utils.training.prepare import prepare
+from utils.training.run import Run
 
 NUM_CLASSES = 19
 # The encoders smp can build at output stride 16; timm's HRNet, HGNetv2 and VoVNet have no dilation.
@@ -153,17 +153,16 @@ def our_run(contender: str, work: Work) -> Run:
     shapes = ["--dataset", "shapes", "--num_classes", str(NUM_CLASSES)]
     disk = ["--dataset", work.dataset, "--data_root", work.data]
     argv += disk if "from-disk" in contender else shapes
-    nowhere = Path(tempfile.gettempdir(), "never_written")
-    argv += ["--class_weights", "none", "--pretrained", "none", "--output_dir", str(nowhere)]
-    weighted = work.recipe and options.parse_main([work.recipe]).optim.class_weights != "none"
+    argv += ["--class_weights", "none", "--pretrained", "none"]
+    argv += ["--output_dir", str(Path(tempfile.gettempdir(), "never_written"))]
     run = prepare(options.parse_main([*argv, "--device", work.device]), "")
-    if weighted:  # what the weights are changes no time
+    if work.recipe and options.parse_main([work.recipe]).optim.class_weights != "none":
         run.criterion.weight = torch.ones(NUM_CLASSES, device=run.world.device)
     return replace(run, criterion=PlainLoss()) if "plain-loss" in contender else run
 
 
 def our_step(run: Run, source: Iterator[Batch]) -> Callable[[], None]:
-    """What `main.train` does in a step that neither validates nor saves."""
+    """A step of `main.train` that neither validates nor saves."""
     net = training_network(run.model, 0, optim=run.opts.optim, world=run.world)
     numbers = itertools.count(1)
 

@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import network
 from benchmarks import workers
 from network.inference import folded, predict_labels
-from utils.memory import keep_freed_memory
+from utils.runtime.memory import keep_freed_memory
 
 NUM_CLASSES = 19
 CASES = (workers.PREDECESSOR, "ours fp32", "ours bf16")

@@ -83,7 +83,8 @@ def work(contender: str, work: Work, args: argparse.Namespace) -> None:
 def memory_work(contender: str, work: Work) -> None:
     """The worker's side of --memory: what a step needs above what was there before it."""
     answers, sys.stdout = sys.stdout, sys.stderr
-    with mock.patch("utils.prepare.keep_freed_memory"):  # a kept peak would hide the next one's
+    # A kept peak would hide the next one's.
+    with mock.patch("utils.training.prepare.keep_freed_memory"):
         run = common.our_run(contender, work)
     device = run.world.device
     small = dataclasses.replace(work, batch=2, size=64).random_batch(device)

@@ -24,8 +24,8 @@ from tests.helpers import (
     start_command,
     step_losses,
 )
-from utils import checkpoint
 from utils.loss import Criterion
+from utils.runtime import checkpoint
 from utils.visualizer import Progress
 
 pytestmark = pytest.mark.usefixtures("no_figures")

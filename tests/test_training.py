@@ -20,7 +20,7 @@ import main
 import network
 import predict
 from tests.helpers import NAME, Args, history, read, same, step_losses
-from utils.bad_steps import TrainingState
+from utils.training.step import TrainingState
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 

@@ -52,8 +52,7 @@ def create_optimizer(
 ) -> torch.optim.Optimizer:
     """Build the optimizer `name` of OPTIMIZERS; the last group's lr is the head's.
 
-    ``fused`` is one kernel for the whole update, which :class:`utils.bad_steps.BadSteps` can skip
-    without waiting for the device.
+    `fused` is one kernel for the whole update. `OptimizerStep` can skip that on the device.
     """
     groups = parameter_groups(
         model, lr=lr, backbone_lr_mult=backbone_lr_mult, no_decay_norm_bias=no_decay_norm_bias

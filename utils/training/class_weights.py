@@ -10,9 +10,9 @@ from torch import Tensor
 
 from datasets import check
 from utils import options
-from utils.data import RunData
-from utils.distributed import World
-from utils.start import StartPoint
+from utils.runtime.distributed import World
+from utils.training.data import RunData
+from utils.training.start import StartPoint
 
 
 def class_weights(

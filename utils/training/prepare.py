@@ -5,20 +5,21 @@ from __future__ import annotations
 import torch
 
 import network
-from utils import checkpoint, distributed, options
-from utils.bad_steps import OptimizerStep
-from utils.class_weights import class_weights
-from utils.data import RunData, load_data
-from utils.distributed import World
-from utils.ema import Ema, NoEma
+from utils import options
 from utils.loss import Criterion
-from utils.memory import keep_freed_memory
-from utils.model import backbone_bn_momentum, build_model, load_pretrained
 from utils.optimizer import create_optimizer
-from utils.run import Run
+from utils.runtime import checkpoint, distributed
+from utils.runtime.distributed import World
+from utils.runtime.memory import keep_freed_memory
 from utils.runtime.precision import set_float32_precision
 from utils.scheduler import create_scheduler
-from utils.start import StartPoint, find_start
+from utils.training.class_weights import class_weights
+from utils.training.data import RunData, load_data
+from utils.training.ema import Ema, NoEma
+from utils.training.model import backbone_bn_momentum, build_model, load_pretrained
+from utils.training.run import Run
+from utils.training.start import StartPoint, find_start
+from utils.training.step import OptimizerStep
 
 
 def prepare(opts: options.Options, command: str) -> Run:

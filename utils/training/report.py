@@ -10,10 +10,11 @@ from torch import Tensor
 
 from datasets import SegmentationDataset
 from metrics import StreamSegMetrics
-from utils import distributed, options
-from utils.bad_steps import TrainingState
-from utils.run import Run
+from utils import options
+from utils.runtime import distributed
 from utils.runtime.console import list_names, say
+from utils.training.run import Run
+from utils.training.step import TrainingState
 from utils.visualizer import (
     History,
     Tracker,

@@ -25,11 +25,11 @@ from datasets.loader import (
     val_loader,
 )
 from utils import options
-from utils.distributed import World
 from utils.ext_transforms import train_transform, val_transform
 from utils.runtime.console import say
-from utils.signals import ignore_interrupts
-from utils.start import StartPoint
+from utils.runtime.distributed import World
+from utils.runtime.signals import ignore_interrupts
+from utils.training.start import StartPoint
 from utils.utils import mkdir
 
 T = TypeVar("T")
@@ -117,7 +117,7 @@ def load_data(opts: options.Options, *, start: StartPoint, world: World) -> RunD
     facts = datasets.class_facts(data.dataset, Path(data.data_root), vars(data))
     class_names = _output_names(facts.class_names, data.num_classes, dataset=data.dataset)
     _compare_classes(opts, start, class_names)
-    sets = _build_datasets(opts, world=world)
+    sets = build_datasets(opts, world=world)
     run_data = RunData(opts, world, sets.get("train"), sets["val"], class_names)
     start.notes.extend([note for dataset in sets.values() for note in dataset.notes])
     start.notes.extend(_notes_on_data(run_data, start=start))
@@ -145,7 +145,7 @@ def _compare_classes(opts: options.Options, start: StartPoint, class_names: list
     start.notes.append(text)
 
 
-def _build_datasets(opts: options.Options, *, world: World) -> dict[str, SegmentationDataset]:
+def build_datasets(opts: options.Options, *, world: World) -> dict[str, SegmentationDataset]:
     """The data sets "train" (but with --test_only) and "val"."""
     data = opts.data
     own_jitter = datasets.DATASETS[data.dataset].color_jitter
@@ -230,7 +230,7 @@ def check_data(opts: options.Options) -> int:
     """Run --check_data; returns the exit code."""
     opts = dataclasses.replace(opts, data=dataclasses.replace(opts.data, cache=None))
     world = World(0, 1, torch.device("cpu"))
-    sets = _by_split(_build_datasets(opts, world=world), opts.data.train_split)
+    sets = _by_split(build_datasets(opts, world=world), opts.data.train_split)
     workers = opts.data.num_workers
     report = check.check(
         sets,

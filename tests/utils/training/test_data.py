@@ -6,15 +6,14 @@ import torch
 from torch import Tensor
 
 from datasets import DATASETS
-from utils.data import build_datasets
-from utils.distributed import World
 from utils.options import parse_main
+from utils.runtime.distributed import World
+from utils.training.data import build_datasets
 
 
 def training_sample(*given: str) -> tuple[Tensor, Tensor]:
-    data = parse_main(["--dataset", "shapes", "--crop_size", "64", *given]).data
-    world = World(0, 1, torch.device("cpu"))
-    return build_datasets(data, 1, test_only=False, world=world)["train"][0]
+    opts = parse_main(["--dataset", "shapes", "--crop_size", "64", *given])
+    return build_datasets(opts, world=World(0, 1, torch.device("cpu")))["train"][0]
 
 
 def test_color_jitter_changes_images_alone_and_is_off_unless_the_data_set_says_so() -> None:

@@ -11,7 +11,7 @@ import torch
 
 from network.pretrained import Checkpoint
 from network.pretrained import read_file as read
-from utils import checkpoint
+from utils.runtime import checkpoint
 from utils.runtime.files import atomic_write
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.class_weights import read_class_weights
+from utils.training.class_weights import read_class_weights
 
 
 def test_class_weights_come_from_a_file_by_name(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import network
 from network.pretrained import Checkpoint
-from utils import checkpoint, options
+from utils import options
+from utils.runtime import checkpoint
 from utils.visualizer import history
 
 

@@ -12,10 +12,10 @@ from torch import nn
 
 import network
 from utils import options
-from utils.checkpoint import RunFiles
-from utils.distributed import World
-from utils.model import build_model, load_pretrained
-from utils.start import StartPoint
+from utils.runtime.checkpoint import RunFiles
+from utils.runtime.distributed import World
+from utils.training.model import build_model, load_pretrained
+from utils.training.start import StartPoint
 
 RESNET = "deeplabv3_resnet18"
 

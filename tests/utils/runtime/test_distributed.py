@@ -13,18 +13,18 @@ import pytest
 import torch
 from torch import nn
 
-from utils import distributed
-from utils.distributed import World, is_peer_failure, speaks
+from utils.runtime import distributed
+from utils.runtime.distributed import World, is_peer_failure, speaks
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 # Each of the two prints what it saw as one JSON line. At the end one dies without a word.
 PROCESS = """
 import json, os, sys, time
 import torch
 from torch import nn
-from utils import distributed
-from utils.distributed import is_peer_failure, speaks
+from utils.runtime import distributed
+from utils.runtime.distributed import is_peer_failure, speaks
 
 class Unsendable(OSError):
     def __init__(self, one, two):
@@ -80,7 +80,7 @@ seen["own statistics"] = len(set(map(str, world.gather(model[1].running_mean.tol
 world.share_buffers(model)
 seen["shared statistics"] = len(set(map(str, world.gather(model[1].running_mean.tolist())))) == 1
 
-from utils.bad_steps import OptimizerStep
+from utils.training.step import OptimizerStep
 from utils.scheduler import StepLR
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 update = OptimizerStep(model, optimizer, StepLR(optimizer, 99), max_bad_steps=9, world=world)

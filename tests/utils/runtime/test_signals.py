@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from utils.signals import NAMES, StopSignal
+from utils.runtime.signals import NAMES, StopSignal
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 
 
@@ -72,7 +72,7 @@ def test_nothing_is_installed_outside_the_main_thread() -> None:
 LOADER = """
 import os, signal, subprocess, time
 from torch.utils.data import DataLoader
-from utils.signals import StopSignal, ignore_interrupts
+from utils.runtime.signals import StopSignal, ignore_interrupts
 
 class Slow:
     def __len__(self): return 40

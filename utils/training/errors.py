@@ -7,11 +7,11 @@ from contextlib import contextmanager
 
 import datasets
 from datasets.loader import worker_death_line
-from utils import distributed
-from utils.bad_steps import BadStepsError
-from utils.memory import is_out_of_memory
-from utils.run import Run
+from utils.runtime import distributed
 from utils.runtime.console import list_names
+from utils.runtime.memory import is_out_of_memory
+from utils.training.run import Run
+from utils.training.step import BadStepsError
 
 
 def explain(error: BaseException, run: Run | None) -> str | None:

@@ -10,13 +10,13 @@ from torch import Tensor
 import network
 from network.pretrained import FORMAT, Checkpoint, RngState
 from utils import options
-from utils.bad_steps import OptimizerStep, TrainingState
-from utils.checkpoint import RunFiles
-from utils.data import RunData
-from utils.distributed import World
 from utils.loss import Criterion
+from utils.runtime.checkpoint import RunFiles
+from utils.runtime.distributed import World
 from utils.runtime.precision import autocast
-from utils.start import StartPoint
+from utils.training.data import RunData
+from utils.training.start import StartPoint
+from utils.training.step import OptimizerStep, TrainingState
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from utils.bad_steps import BadStepsError, OptimizerStep
-from utils.distributed import World
 from utils.optimizer import create_optimizer
+from utils.runtime.distributed import World
 from utils.scheduler import StepLR
+from utils.training.step import BadStepsError, OptimizerStep
 
 WORLD = World(0, 1, torch.device("cpu"))
 NAN, INF = float("nan"), float("inf")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from utils.ema import Ema, NoEma
+from utils.training.ema import Ema, NoEma
 
 
 def small() -> nn.Sequential:

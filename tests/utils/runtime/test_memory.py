@@ -9,8 +9,8 @@ import sys
 import pytest
 import torch
 
-import utils.memory
-from utils.memory import is_out_of_memory, keep_freed_memory
+import utils.runtime.memory
+from utils.runtime.memory import is_out_of_memory, keep_freed_memory
 
 # Whether 256 MiB come from the heap, and whether it still reaches as far after they were freed.
 SCRIPT = """
@@ -40,7 +40,7 @@ on_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's
 
 
 def place_of_a_block(mode: str) -> str:
-    command = [sys.executable, "-c", SCRIPT, mode, utils.memory.__file__]
+    command = [sys.executable, "-c", SCRIPT, mode, utils.runtime.memory.__file__]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from utils import checkpoint
+from utils.runtime import checkpoint
 
 
 def test_a_failed_save_leaves_the_old_file_and_nothing_else(

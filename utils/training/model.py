@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 import network
 from utils import options
-from utils.distributed import World
-from utils.start import StartPoint
+from utils.runtime.distributed import World
+from utils.training.start import StartPoint
 from utils.utils import fix_bn, set_bn_momentum
 
 # What to do about a checkpoint with another number of classes.

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from network import DeepLabV3
 from network.pretrained import Checkpoint
-from utils.distributed import World
-from utils.ema import Ema, NoEma
+from utils.runtime.distributed import World
 from utils.scheduler import ClosedFormLR
+from utils.training.ema import Ema, NoEma
 
 
 @dataclass

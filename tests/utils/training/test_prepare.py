@@ -11,14 +11,15 @@ import torch
 from torch import nn
 
 from network.pretrained import Checkpoint
-from utils import checkpoint, options
-from utils.bad_steps import OptimizerStep
-from utils.distributed import World
-from utils.ema import Ema
+from utils import options
 from utils.optimizer import create_optimizer
-from utils.prepare import resume_training
+from utils.runtime import checkpoint
+from utils.runtime.distributed import World
 from utils.scheduler import create_scheduler
-from utils.start import StartPoint
+from utils.training.ema import Ema
+from utils.training.prepare import resume_training
+from utils.training.start import StartPoint
+from utils.training.step import OptimizerStep
 
 WORLD = World(0, 1, torch.device("cpu"))
 

@@ -1,0 +1,1 @@
+"""A run: prepared, trained step by step, reported."""
