@@ -1,8 +1,8 @@
-"""The dataset contract: what training, validation and prediction may expect of any data set.
+"""The dataset contract: what training and validation expect of any data set.
 
-A data set is a list of samples. `load(index)` gives one as arrays, the label already holding train
-ids: 0 .. number of classes - 1, and 255 for pixels that are ignored. `dataset[key]` gives it after
-the joint transform, as uint8 tensors. What a data set knows about its classes is one `ClassFacts`.
+A data set is a list of samples. `load(index)` gives one as arrays whose label holds train ids:
+0 .. number of classes - 1, and 255 for ignored pixels. `dataset[key]` gives it after the joint
+transform, as uint8 tensors. What a data set knows about its classes is one `ClassFacts`.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class SampleKey(NamedTuple):
     """Which sample, and which of its augmentations: the same key always gives the same tensors."""
 
     epoch: int
-    position: int  # place in the epoch's order, over all processes
-    index: int
+    position: int  # in the order of the epoch, over all processes
+    index: int  # type: ignore[assignment]  # nobody needs the method of tuple
 
 
 class SampleStore(Protocol):
@@ -39,33 +39,33 @@ class SampleStore(Protocol):
 
 
 class SegmentationDataset(Dataset):
-    """Base of all data sets; a subclass states the class data and writes the methods that raise.
+    """Base of all data sets; a subclass states its facts and overrides the methods that raise.
 
-    With `skip_bad_files = True`, which has to be set before a loader starts its processes, a sample
-    whose files can't be used (DataError) is left out, and `bad_indices()` knows it in all of them.
+    With `skip_bad_files = True`, a sample that raises DataError is left out, and `bad_indices()`
+    lists it in all processes. Set it before a loader starts its processes.
     """
 
     facts: ClassFacts
     splits: ClassVar[tuple[str, ...]]
-    options: ClassVar[tuple[str, ...]] = ()  # command-line options that `create` takes, too
+    options: ClassVar[tuple[str, ...]] = ()  # names of options that `create` takes
     color_jitter: ClassVar[float] = 0.0  # default of --color_jitter
-    how_to_get: ClassVar[str | None] = None  # told when data_root does not exist; None: no files
-    _bad: Tensor | None = None  # (number of samples,) uint8 in shared memory: 1 was left out
+    how_to_get: ClassVar[str | None] = None  # for the error without data_root; None: no files
+    _bad: Tensor | None = None  # (number of samples,) uint8 in shared memory: 1 is bad
 
     def __init__(self, *, transform: Transform | None = None, seed: int = 0) -> None:
         self.transform = transform if transform is not None else _to_tensors
         self.seed = seed
-        self.notes: list[str] = []  # what the user should know of how it was put together
+        self.notes: list[str] = []  # what the user should know about how it was built
 
     def __len__(self) -> int:
         raise NotImplementedError
 
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """RGB image (H, W, 3) and label (H, W) in train ids or 255, both uint8; maybe read-only."""
+        """Image (H, W, 3) and label (H, W) in train ids or 255, both uint8, perhaps read-only."""
         raise NotImplementedError
 
     def sample_name(self, index: int) -> str:
-        """Unique relative path without suffix, with `/` between folders on every system."""
+        """A unique relative path without suffix, with `/` between folders on every system."""
         raise NotImplementedError
 
     @classmethod
@@ -78,9 +78,9 @@ class SegmentationDataset(Dataset):
         seed: int,
         allow_missing: bool,
     ) -> SegmentationDataset:
-        """Build from what `create_dataset` was given; a subclass adds the parameters in `options`.
+        """Build for `create_dataset`; a subclass adds the parameters named in `options`.
 
-        With `allow_missing` files may be missing, as long as one sample is whole.
+        With `allow_missing`, files may be missing as long as one sample is complete.
         """
         raise NotImplementedError
 
@@ -102,12 +102,12 @@ class SegmentationDataset(Dataset):
     def __getitem__(self, key: int | SampleKey) -> tuple[Tensor, Tensor] | None:
         """Image (3, H, W) and label (H, W), both uint8; an int means that sample in epoch 0.
 
-        In the place of a bad sample that is left out, a SampleKey (training) gets the next good
-        one, augmented with its own draws; an int (validation) gets None.
+        Where a bad sample is left out, a SampleKey (training) gets the next good one, with the
+        augmentation of the key; an int (validation) gets None.
         """
         training = isinstance(key, SampleKey)
-        if not training:
-            index = range(len(self))[key]  # negative counts from the end; IndexError past it
+        if not isinstance(key, SampleKey):
+            index = range(len(self))[key]  # negative ones count from the end
             key = SampleKey(epoch=0, position=index, index=index)
         sample = self._load_good(key.index, or_next=training)
         if sample is None:
@@ -117,7 +117,7 @@ class SegmentationDataset(Dataset):
 
     @property
     def skip_bad_files(self) -> bool:
-        """Whether samples that can't be used are left out; else they are a DataError."""
+        """Whether bad samples are left out; otherwise they raise DataError."""
         return self._bad is not None
 
     @skip_bad_files.setter
@@ -126,20 +126,8 @@ class SegmentationDataset(Dataset):
         self._bad = shared
 
     def bad_indices(self) -> list[int]:
-        """The samples left out so far, by this process and its loaders' processes."""
+        """The samples left out so far, by this process and its loader processes."""
         return [] if self._bad is None else self._bad.nonzero().flatten().tolist()
-
-    def bad_file_lines(self) -> list[str]:
-        """What is wrong with each of `bad_indices()`; reads those files again."""
-        lines = []
-        for index in self.bad_indices():
-            line = f"{self.sample_name(index)} could not be read, and now can"
-            try:
-                self.load(index)
-            except DataError as error:
-                line = str(error)
-            lines.append(line)
-        return lines
 
     def _load_good(self, index: int, *, or_next: bool) -> tuple[np.ndarray, np.ndarray] | None:
         if self._bad is None:
@@ -147,15 +135,15 @@ class SegmentationDataset(Dataset):
         count, problem = len(self), None
         for step in range(count if or_next else 1):
             candidate = (index + step) % count
-            # Read again what was bad before: what stands in for a sample must not depend on what
-            # this process, or the run before a resume, came across.
+            # Also read what was bad before: the substitute must not depend on what this process,
+            # or the run before a resume, has met.
             try:
                 return self.load(candidate)
             except DataError as error:
                 self._bad[candidate] = 1
                 problem = problem or error
         if or_next:
-            raise DataError(f"none of the {count} files can be read; the first tried: {problem}")
+            raise DataError(f"none of the {count} samples can be read; the first: {problem}")
         return None
 
     @classmethod
@@ -165,17 +153,16 @@ class SegmentationDataset(Dataset):
 
     @classmethod
     def decode_target(cls, target: np.ndarray | Tensor) -> np.ndarray:
-        """Train ids of any shape -> colours (..., 3) uint8, in a new array."""
+        """Train ids of any shape -> colors (..., 3) uint8, in a new array."""
         return cls.facts.decode(target)
 
 
 class FileDataset(SegmentationDataset):
-    """Samples that are pairs of files; all are looked for at once, so training finds no gap later.
+    """Samples that are pairs of files, all of which must exist when the data set is built.
 
     `names[i]` is the sample name of `images[i]`. `labels=None` is a split without ground truth: its
-    labels are all 255. `hint` ends the error about missing files; with `allow_missing` it comes
-    only where no sample is whole, and loading the others is a DataError. `cache`, once set, is
-    where `load` looks first.
+    labels are all 255. `hint` ends the error about missing files. With `allow_missing` only a data
+    set without any complete sample is an error. `load` looks in `cache` first, if it is set.
     """
 
     cache: SampleStore | None = None
@@ -193,8 +180,8 @@ class FileDataset(SegmentationDataset):
     ) -> None:
         super().__init__(transform=transform, seed=seed)
         if not images:
-            raise ValueError(f"the data set is empty: no image{hint and f'; {hint}'}")
-        if not (allow_missing and _any_whole(images, labels)):
+            raise ValueError(f"the data set holds no image{hint and f'; {hint}'}")
+        if not (allow_missing and _any_complete(images, labels)):
             _require_files("image", images, hint)
             _require_files("label", labels or (), hint)
         self.images = list(images)
@@ -214,11 +201,11 @@ class FileDataset(SegmentationDataset):
         """What `load` gives, from the files themselves."""
         image = np.asarray(read_image(self.images[index]))
         label = self.load_label(index)
-        if label is None:
+        if label is None or self.labels is None:
             return image, np.full(image.shape[:2], IGNORE_INDEX, dtype=np.uint8)
         if image.shape[:2] != label.shape:
             turned = image.shape[1::-1] == label.shape and is_turned(self.images[index])
-            hint = "; the image has an EXIF orientation, and labels belong to the pixels as stored"
+            hint = "; the image has an EXIF orientation, and the label must fit the stored pixels"
             raise DataError(
                 f"sizes differ: image {self.images[index]} is {_size_text(image)}, "
                 f"its label {self.labels[index]} is {_size_text(label)}{hint if turned else ''}"
@@ -237,7 +224,7 @@ def _to_tensors(image: np.ndarray, label: np.ndarray, _: object) -> tuple[Tensor
     return pixels, torch.from_numpy(label.copy())
 
 
-def _any_whole(images: Sequence[Path], labels: Sequence[Path] | None) -> bool:
+def _any_complete(images: Sequence[Path], labels: Sequence[Path] | None) -> bool:
     pairs = zip(images, images if labels is None else labels, strict=True)
     return any(image.is_file() and label.is_file() for image, label in pairs)
 
@@ -246,7 +233,7 @@ def _require_files(kind: str, paths: Sequence[Path], hint: str) -> None:
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise FileNotFoundError(
-            f"{len(missing)} of {len(paths)} {kind} files missing, the first: {missing[0]}"
+            f"{len(missing)} of {len(paths)} {kind} files are missing, the first: {missing[0]}"
             f"{hint and f'; {hint}'}"
         )
 

@@ -6,16 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-import numpy as np
-from torch import Tensor
-
 from datasets.base import FileDataset, Transform
-from datasets.facts import ClassFacts, encode, make_label_table, make_palette
+from datasets.facts import ClassFacts, make_label_table, make_palette
 from utils.utils import IGNORE_INDEX
 
 
 class CityscapesClass(NamedTuple):
-    """One row of the label definition; `train_id` 255 is ignored."""
+    """A row of the label definition; `train_id` 255 is ignored."""
 
     name: str
     id: int
@@ -73,31 +70,29 @@ SPLITS = {
     "fine": ("train", "val", "test", "trainval"),
     "coarse": ("train", "val", "trainval", "train_extra"),
 }
-# Black in the published archive, with a label: every training would learn from it.
+# Black in the published archive, although it has a label.
 BAD_IMAGE = "troisdorf_000000_000073"
 LAYOUT = (
     "Cityscapes is laid out as leftImg8bit/{train,val}/<city>/*_leftImg8bit.png and "
     "gtFine/{train,val}/<city>/*_gtFine_labelIds.png (coarse: gtCoarse/<split>/<city>/"
     "*_gtCoarse_labelIds.png)"
 )
-# Back again; what is ignored becomes 0, unlabeled.
-ID_TABLE = make_label_table({c.train_id: c.id for c in TRAIN_CLASSES} | {IGNORE_INDEX: 0})
 
 
 class Cityscapes(FileDataset):
-    """Cityscapes from `root`, which holds leftImg8bit/ and gtFine/ or gtCoarse/.
+    """Cityscapes in `root`, which holds leftImg8bit/ and gtFine/ or gtCoarse/.
 
-    `split` is train, val, test or trainval, with `mode` "fine"; train, val, trainval or train_extra
-    with "coarse". `target_type` "semantic" is what there is. Samples are sorted by name in train,
-    then in val. The test split may come without gtFine/test, then its labels are all 255. (The
-    archive has files there whose labels are all void: the same.) Of train_extra, the image
-    troisdorf_000000_000073 is left out: it is black in the published archive.
+    `split` is train, val, test or trainval with `mode` "fine"; train, val, trainval or train_extra
+    with "coarse". The only `target_type` is "semantic". Samples are sorted by name, those of train
+    before those of val. Without gtFine/test the labels of the test split are all 255, as they are
+    in the archive. The image troisdorf_000000_000073 of train_extra is left out because it is
+    black in the published archive.
     """
 
     facts = ClassFacts(
         class_names=tuple(c.name for c in TRAIN_CLASSES),
         palette=make_palette([c.color for c in TRAIN_CLASSES]),
-        # -1, the license plate, is 255 in an 8-bit file and ignored like it.
+        # The license plate, -1, is 255 in an 8-bit file, and ignored.
         label_table=make_label_table({c.id: c.train_id for c in CLASSES}),
     )
     splits: ClassVar = ("train", "val", "test", "trainval", "train_extra")
@@ -139,7 +134,9 @@ class Cityscapes(FileDataset):
             allow_missing=allow_missing,
         )
         if len(images) < len(found):
-            self.notes.append(f"{BAD_IMAGE} is left out: it is black in the published archive")
+            self.notes.append(
+                f"{BAD_IMAGE} is left out because it is black in the published archive"
+            )
 
     @classmethod
     def create(
@@ -152,24 +149,17 @@ class Cityscapes(FileDataset):
         allow_missing: bool,
         download: bool = False,
     ) -> Cityscapes:
-        """As `__init__`; train_extra has the coarse labels, the others the fine."""
+        """As `__init__`; train_extra has coarse labels, the other splits have fine ones."""
         mode = "coarse" if split == "train_extra" else "fine"
         if download:
             parts = ("train", "val") if split == "trainval" else (split,)
             archives = _archives(("leftImg8bit", LABEL_FOLDERS[mode]), parts)
             raise ValueError(
-                "--download cannot fetch Cityscapes, its site needs a login: get "
-                f"{' and '.join(archives)} from cityscapes-dataset.com and unpack both "
+                "--download cannot fetch Cityscapes because its site needs a login; get "
+                f"{' and '.join(archives)} from cityscapes-dataset.com and unpack them "
                 f"in {root}"
             )
         return cls(root, split, mode, transform=transform, seed=seed, allow_missing=allow_missing)
-
-    @staticmethod
-    def to_label_ids(train_ids: np.ndarray | Tensor) -> np.ndarray:
-        """Train ids of any shape -> the ids of the label files, uint8; 255 -> 0, unlabeled."""
-        if isinstance(train_ids, Tensor):
-            train_ids = train_ids.cpu().numpy()
-        return encode(train_ids, ID_TABLE)
 
 
 def _check_arguments(split: str, mode: str, target_type: str) -> None:
@@ -221,7 +211,7 @@ def _require_folders(root: Path, kinds: Sequence[str], splits: Sequence[str]) ->
     if missing:
         archives = _archives(list(dict.fromkeys(missing.values())), splits)
         raise FileNotFoundError(
-            f"no folder {' and no folder '.join(map(str, missing))}; {LAYOUT}: unpack "
+            f"no folder {' and no folder '.join(map(str, missing))}; {LAYOUT}; unpack "
             f"{' and '.join(archives)} from cityscapes-dataset.com (login needed) in {root}, or "
             "try --dataset shapes, which needs no files"
         )

@@ -36,7 +36,7 @@ class ClassFacts:
         return self.palette[ids.astype(np.uint8)]
 
 
-def make_palette(colors: Sequence[Color]) -> np.ndarray:
+def make_palette(colors: Sequence[Sequence[int]]) -> np.ndarray:
     """Palette (256, 3) uint8 that begins with the given colors and is black after them."""
     palette = np.zeros((256, 3), dtype=np.uint8)
     palette[: len(colors)] = colors

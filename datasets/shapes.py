@@ -1,11 +1,11 @@
-"""Shapes: pictures made on the fly, to try everything without any file.
+"""Shapes: pictures drawn on the fly, to try everything without any file.
 
-Eight classes that only form and texture tell apart. The background is grainy, figures are smooth.
-A plain figure is named after its form (disk, ring, triangle, cross); a figure with stripes, checks
-or dots after its texture, whatever its outline. Colours are random and say nothing about the class.
-The same index gives the same picture on every machine: all draws are integers or plain uniforms of
-a seeded generator, and sines and cosines are rounded, so that no last digit of a maths library can
-move a pixel.
+Only form and texture distinguish the eight classes. The background is grainy, figures are smooth.
+The class of a plain figure is its form (disk, ring, triangle, cross); that of a figure with
+stripes, checks or dots is its texture, whatever its outline. Colors are random and say nothing
+about the class. The same index gives the same picture on every machine: all draws are integers or
+plain uniforms of a seeded generator, and sines and cosines are rounded, so that the last digit of a
+math library cannot move a pixel.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from datasets.facts import ClassFacts, make_label_table, make_palette
 
 CLASS_NAMES = ("background", "disk", "ring", "triangle", "cross", "stripes", "checks", "dots")
 TEXTURES = ("stripes", "checks", "dots")
-OUTLINES = ("disk", "square", "triangle")  # of the textured figures
+OUTLINES = ("disk", "square", "triangle")  # of figures with a texture
 COLORS = (
     (38, 42, 54),
     (232, 93, 84),
@@ -34,15 +34,15 @@ COLORS = (
     (240, 140, 176),
 )
 LENGTHS = {"train": 2000, "val": 100}
-SPLIT_SEEDS = {"train": 1, "val": 2}  # first part of every picture's seed: no picture is in both
+SPLIT_SEEDS = {"train": 1, "val": 2}  # begins the seed of every picture, so none is in both
 
 Rng = np.random.Generator
 
 
 class Shapes(SegmentationDataset):
-    """`length` pictures of `size` (H, W) with a handful of figures; `split` is train or val.
+    """`length` pictures of `size` (H, W) with a few figures each; `split` is train or val.
 
-    `seed` is that of the augmentation only: the pictures of a split never change.
+    `seed` is for the augmentation only: the pictures of a split never change.
     """
 
     facts = ClassFacts(
@@ -144,8 +144,8 @@ def _draw_figure(
 
 
 def _add_grain(rng: Rng, pixels: np.ndarray, *, strength: np.ndarray) -> None:
-    """Roughen by noise that is the same in all three colours, of the given half width (H, W)."""
-    # The sum of two uniform draws has a hump, like the grain of paper.
+    """Add noise of half width `strength` (H, W), the same in all three colors, in place."""
+    # The distribution of two added uniform draws has a hump, like the grain of paper.
     noise = rng.integers(-32, 33, size=(2, *strength.shape), dtype=np.int8).sum(0, dtype=np.int16)
     pixels += (noise * strength)[..., None] * np.float32(1 / 32)
 
@@ -166,7 +166,7 @@ def _form(name: str, v: np.ndarray, u: np.ndarray) -> np.ndarray:
 
 
 def _texture(name: str, v: np.ndarray, u: np.ndarray) -> np.ndarray:
-    """Mask of the texture's second colour in coordinates where its period is 1."""
+    """Mask of the texture's second color in coordinates where its period is 1."""
     if name == "stripes":
         return u % 1 < 0.5
     if name == "checks":
@@ -182,7 +182,7 @@ def _rotated(rng: Rng, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _shaded(rng: Rng, paint: np.ndarray) -> np.ndarray:
-    """The colours (H, W, 3) under a light that falls off across them, as float32."""
+    """The colors (H, W, 3) under light that changes across the picture, as float32."""
     height, width = paint.shape[:2]
     slope_y, slope_x = _uniform(rng, -26, 26), _uniform(rng, -26, 26)
     rows = np.linspace(-0.5, 0.5, height, dtype=np.float32)[:, None, None]
@@ -193,7 +193,7 @@ def _shaded(rng: Rng, paint: np.ndarray) -> np.ndarray:
 def _free_center(
     rng: Rng, radius: float, placed: list[tuple[float, float, float]], size: tuple[int, int]
 ) -> tuple[float, float] | None:
-    """A place (y, x) that keeps most of the figure in the picture and off the others."""
+    """A center (y, x) that keeps most of the figure in the picture and away from the others."""
     margin = 0.8 * radius
     for _ in range(20):
         y = _uniform(rng, margin, size[0] - margin)
@@ -207,14 +207,15 @@ def _free_center(
 def _random_color(
     rng: Rng, others: tuple[np.ndarray, ...], *, brightness_step: float = 0.0
 ) -> np.ndarray:
-    """RGB float32 (3,) in 0..255, clearly unlike the others but for bad luck.
+    """RGB float32 (3,) in 0..255 that nearly always differs clearly from the others.
 
-    It differs from the last of them by `brightness_step` too.
+    Its brightness differs from that of the last one by `brightness_step`, too.
     """
     for _ in range(40):
         hue, saturation = _uniform(rng, 0, 1), _uniform(rng, 0.15, 0.75)
         value = _uniform(rng, 0.3, 1.0)
-        color = np.float32(colorsys.hsv_to_rgb(hue, saturation, value)) * np.float32(255)
+        rgb = colorsys.hsv_to_rgb(hue, saturation, value)
+        color = np.array(rgb, dtype=np.float32) * np.float32(255)
         far = all(float(abs(color - other).sum()) > 150 for other in others)
         if far and (
             not others or abs(_brightness(color) - _brightness(others[-1])) >= brightness_step

@@ -20,43 +20,24 @@ from datasets.archive import download_and_unpack
 from datasets.base import FileDataset, Transform
 from datasets.facts import ClassFacts, make_label_table, make_palette
 
-# Python would warn that `python -m datasets.voc` runs a file that the package has imported already.
+# Python would warn that `python -m datasets.voc` runs a module that is already imported.
 warnings.filterwarnings("ignore", message="'datasets.voc' found in sys.modules")
 
-CLASS_NAMES = (
-    "background",
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
+CLASS_NAMES = tuple(
+    "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse "
+    "motorbike person pottedplant sheep sofa train tvmonitor".split()
 )
 
-# Where the archives of each year unpack to, below the data root.
+# The folder in the data root where the archive of each year is unpacked.
 FOLDERS = {year: Path("VOCdevkit") / f"VOC{year}" for year in map(str, range(2007, 2013))}
 FOLDERS["2011"] = Path("TrainVal") / "VOCdevkit" / "VOC2011"
 FOLDERS["2012_aug"] = FOLDERS["2012"]
 
 
 def voc_cmap(N: int = 256, normalized: bool = False) -> np.ndarray:
-    """Colours (N, 3) of the VOC development kit: uint8, or float32 in 0..1 when normalized.
+    """Colors (N, 3) of the VOC development kit: uint8, or float32 in 0..1 when normalized.
 
-    Bit 3k, 3k+1, 3k+2 of a class id is bit 7-k of its red, green and blue.
+    The bits 3k, 3k+1 and 3k+2 of a class id are bit 7-k of its red, green and blue.
     """
     ids = np.arange(N)
     cmap = np.zeros((N, 3), dtype=np.uint8)
@@ -67,23 +48,23 @@ def voc_cmap(N: int = 256, normalized: bool = False) -> np.ndarray:
 
 
 class VOCSegmentation(FileDataset):
-    """VOC from `root`, which holds VOCdevkit/ (for 2011: TrainVal/VOCdevkit/).
+    """VOC in `root`, which holds VOCdevkit/ (for 2011: TrainVal/VOCdevkit/).
 
-    `2012_aug` trains on every label in SegmentationClassAug that is not in val.txt (10,582 images)
-    and validates on VOC's own val.txt and SegmentationClass; its trainval is both. `image_set` is
-    train, val or trainval; also test for 2007, whose labels are published.
+    `image_set` is train, val or trainval; for 2007, whose test labels are published, also test.
+    `2012_aug` trains on all labels in SegmentationClassAug that are not in val.txt (10,582 images)
+    and validates on val.txt with the labels in SegmentationClass; its trainval is both.
     """
 
     facts = ClassFacts(
         CLASS_NAMES,
-        make_palette(voc_cmap()),
+        make_palette(voc_cmap().tolist()),
         make_label_table({i: i for i in range(len(CLASS_NAMES))}),
     )
     splits: ClassVar = ("train", "val", "trainval", "test")
     options: ClassVar = ("year", "download")
     how_to_get: ClassVar = (
-        "pass --download to fetch Pascal VOC into it, or --dataset cityscapes and --data_root "
-        "where leftImg8bit/ and gtFine/ are"
+        "pass --download to fetch Pascal VOC into it; or, for Cityscapes, pass --dataset "
+        "cityscapes and as --data_root the folder of leftImg8bit/ and gtFine/"
     )
 
     def __init__(
@@ -109,7 +90,7 @@ class VOCSegmentation(FileDataset):
             list(labels),
             transform=transform,
             seed=seed,
-            hint=f"VOC{year} in {base} is not complete",
+            hint=f"VOC {year} in {base} is not complete",
             allow_missing=allow_missing,
         )
 
@@ -143,7 +124,7 @@ def _split_file(base: Path, image_set: str) -> Path:
 
 
 def read_split(base: Path, image_set: str) -> list[str]:
-    """The names in a split file of `base`, VOCdevkit/VOC2012 or what it is in the other years."""
+    """The names in a split file of `base`, which is VOCdevkit/VOC2012 or another year."""
     path = _split_file(base, image_set)
     if not path.is_file():
         top = "TrainVal/VOCdevkit/" if base.name == "VOC2011" else "VOCdevkit/"
@@ -154,11 +135,11 @@ def read_split(base: Path, image_set: str) -> list[str]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"split file {path} is not UTF-8; it must list image names, one a line"
+            f"split file {path} is not UTF-8; it must list one image name per line"
         ) from error
     names = [line.strip() for line in lines if line.strip()]
     if not names:
-        raise ValueError(f"split file {path} is empty; it must list image names, one a line")
+        raise ValueError(f"split file {path} is empty; it must list one image name per line")
     return names
 
 
@@ -170,10 +151,10 @@ def label_names(folder: Path) -> list[str]:
 
 
 def download_voc(root: Path, year: str, image_set: str) -> None:
-    """Fetch and unpack the archive that torchvision's table names, unless it has been."""
+    """Fetch the archive in torchvision's table and unpack it, unless its split file exists."""
     base = root / FOLDERS[year]
     if _split_file(base, image_set).is_file():
-        return  # there already: unpacking again would only cost minutes
+        return
     key = "2007-test" if image_set == "test" else year.removesuffix("_aug")
     archive = DATASET_YEAR_DICT[key]
     download_and_unpack(
@@ -201,11 +182,13 @@ def _augmented_names(folder: Path, validation: Container[str]) -> list[str]:
     if not folder.is_dir():
         raise FileNotFoundError(
             f"no folder {folder}; `python -m datasets.voc_aug --data_root "
-            f"{folder.parents[2]} --download` makes its 12,031 labels, or use --year 2012"
+            f"{folder.parents[2]} --download` makes its 12,031 labels; or use --year 2012"
         )
     names = [name for name in label_names(folder) if name not in validation]
     if not names:
-        raise ValueError(f"no label in {folder} is outside val.txt; it must hold the .png labels")
+        raise ValueError(
+            f"all labels in {folder} are in val.txt; it must also hold .png labels to train on"
+        )
     return names
 
 

@@ -94,7 +94,7 @@ def test_check_data_says_what_is_there(
     cut_short(own_images / "images/train/b.png")
     assert main.main(own_args("--check_data")) == 1
     output = capsys.readouterr().out
-    assert str(own_images / "images/train/b.png") in output and "1 problem: training" in output
+    assert str(own_images / "images/train/b.png") in output and "1 problem: fix" in output
     assert main.main(own_args("--check_data", "--skip_bad_files")) == 0
 
 

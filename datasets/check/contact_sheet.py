@@ -1,4 +1,4 @@
-"""The contact sheet of a data set: images beside their labels, to be looked at before training."""
+"""The contact sheet of a data set: images beside their labels, to look at before training."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from datasets.base import SegmentationDataset
 from utils.utils import IGNORE_INDEX
 from utils.visualizer.pictures import overlay, save_image
 
-PANEL = (300, 225)  # largest W, H of an image; its label is as large
+PANEL = (300, 225)  # largest W, H of an image, and of its label
 NUM_COLUMNS = 3
 GAP = 12
 TITLE_HEIGHT = 22
 LEGEND_CELL = (210, 22)
 ALPHA = 0.6
-GREY = (150, 150, 150)
+GRAY = (150, 150, 150)
 Size = tuple[int, int]
 
 
 def save_contact_sheet(
     splits: Mapping[str, SegmentationDataset], samples: Sequence[tuple[str, int]], path: Path
 ) -> None:
-    """Draw `samples`, (split, index) each, as a PNG: image, image under its label, class legend.
+    """Draw `samples`, each (split, index), into a PNG: image, image with its label, and a legend.
 
-    Classes that occur in none of the samples have a grey name. Ignored pixels show the bare image.
+    Classes that occur in none of the samples have a gray name. Ignored pixels show the bare image.
     """
     if not samples:
-        raise ValueError("a contact sheet needs a sample; no image of the data set can be read")
-    tiles, occurring = [], set()
+        raise ValueError("a contact sheet needs a sample, but no image of the data set can be read")
+    tiles: list[Image.Image] = []
+    occurring: set[int] = set()
     for split, index in samples:
         dataset = splits[split]
         image, label = dataset.load(index)
@@ -48,12 +49,12 @@ def save_contact_sheet(
 
 
 def _tile(image: np.ndarray, label: np.ndarray, palette: np.ndarray, title: str) -> Image.Image:
-    """Image and overlay side by side, shrunk or grown to the panel, under a title."""
+    """Image and overlay side by side, scaled to the panel, under a title."""
     height, width = label.shape
     scale = min(PANEL[0] / width, PANEL[1] / height)
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
     small = Image.fromarray(image).resize(size, Image.Resampling.BOX)
-    # Mixed in full size: shrunk ids would lose what is thinner than the step from pixel to pixel.
+    # Mixed in full size: shrinking the ids would lose thin objects.
     mixed = Image.fromarray(overlay(image, label, palette, alpha=ALPHA)).resize(
         size, Image.Resampling.BOX
     )
@@ -80,7 +81,9 @@ def _legend(
 ) -> Image.Image:
     cell_width, cell_height = LEGEND_CELL
     columns = max((width - GAP) // cell_width, 1)
-    cells = [(name, tuple(palette[i].tolist()), i in occurring) for i, name in enumerate(names)]
+    cells: list[tuple[str, tuple[int, ...] | None, bool]] = [
+        (name, tuple(palette[i].tolist()), i in occurring) for i, name in enumerate(names)
+    ]
     if IGNORE_INDEX in occurring:
         cells.append(("ignored: the bare image", None, True))
     rows = -(-len(cells) // columns)
@@ -89,9 +92,9 @@ def _legend(
     for number, (name, color, occurs) in enumerate(cells):
         x = GAP + number % columns * cell_width
         y = number // columns * cell_height
-        draw.rectangle((x, y + 3, x + 24, y + cell_height - 4), fill=color, outline=GREY)
+        draw.rectangle((x, y + 3, x + 24, y + cell_height - 4), fill=color, outline=GRAY)
         shown = _fitted(name, cell_width - 40)
-        draw.text((x + 31, y + 2), shown, fill="black" if occurs else GREY, font=_font())
+        draw.text((x + 31, y + 2), shown, fill="black" if occurs else GRAY, font=_font())
     return legend
 
 
@@ -100,7 +103,7 @@ def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _fitted(text: str, width: int) -> str:
-    """The text, its middle left out where it is wider than `width` pixels."""
+    """The text; if it is wider than `width` pixels, without its middle."""
     font, shown, kept = _font(), text, len(text)
     while font.getlength(shown) > width and kept > 2:
         kept -= 1

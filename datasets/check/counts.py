@@ -1,7 +1,7 @@
-"""How many pixels and images each class has, and the class weights made of that.
+"""How many pixels and images each class has, and the class weights that follow.
 
-Counting reads every label once, in several processes; what was counted for class weights is kept in
-a file beside the data, under a fingerprint of the label files, so that the next run need not.
+Counting reads every label once, in several processes. The counts for class weights are kept in a
+file beside the data, under a fingerprint of the label files, for the next run.
 """
 
 from __future__ import annotations
@@ -30,26 +30,27 @@ Result = TypeVar("Result")
 
 KEPT_NAME = ".class_counts.json"
 KEPT_FORMAT = 1
-MAX_KEPT = 16  # entries in the file: splits and years of one data set; the oldest goes
+MAX_KEPT = 16  # entries, such as splits and years of one data set; the oldest are dropped
 
 
 @dataclass
 class ClassCounts:
-    """What occurs in the labels of some images; arrays are (C,) int64, by train id."""
+    """What occurs in the labels of some images; the arrays are (C,) int64, by train id."""
 
     pixels: np.ndarray
-    image_pixels: np.ndarray  # labelled pixels of the images in which the class occurs
-    images: np.ndarray  # in which the class occurs
+    image_pixels: np.ndarray  # labeled pixels of the images that hold the class
+    images: np.ndarray  # that hold the class
     num_images: int = 0
     ignored: int = 0  # pixels
 
     @classmethod
     def none(cls, num_classes: int) -> ClassCounts:
         """The counts before any label."""
-        return cls(*(np.zeros(num_classes, np.int64) for _ in range(3)))
+        pixels, image_pixels, images = np.zeros((3, num_classes), np.int64)
+        return cls(pixels, image_pixels, images)
 
     def add(self, histogram: np.ndarray) -> None:
-        """Count a label with these numbers of pixels (256,) by train id."""
+        """Count a label with this `histogram` (256,) of train ids."""
         pixels = histogram[: len(self.pixels)]
         present = pixels > 0
         self.pixels += pixels
@@ -66,9 +67,9 @@ def count_classes(
     progress: bool = True,
     skip_bad_files: bool = False,
 ) -> ClassCounts:
-    """Count the labels of all samples; images are read only where a data set has no label files.
+    """Count the labels of all samples; images are read only if a data set has no label files.
 
-    A label that cannot be used is a DataError, or, with `skip_bad_files`, not counted.
+    A label that cannot be read is a DataError or, with `skip_bad_files`, not counted.
     """
     counts = ClassCounts.none(len(dataset.class_names))
     for found in map_samples(
@@ -86,7 +87,7 @@ def count_classes(
 
 
 def label_histogram(label: np.ndarray, num_classes: int, name: str) -> np.ndarray:
-    """Pixels (256,) int64 of each train id in a label (H, W) uint8; no class is a DataError."""
+    """Pixels (256,) int64 of each train id in a label (H, W) uint8; DataError for a wrong id."""
     histogram = np.bincount(label.reshape(-1), minlength=256)
     wrong = np.flatnonzero(histogram[num_classes:IGNORE_INDEX]) + num_classes
     if len(wrong):
@@ -100,13 +101,13 @@ def label_histogram(label: np.ndarray, num_classes: int, name: str) -> np.ndarra
 def median_frequency_weights(counts: ClassCounts) -> np.ndarray:
     """Loss weights (C,) float32 after Eigen and Fergus (ICCV 2015, section 6.3.1).
 
-    A class's frequency is its share of the labelled pixels of the images it occurs in, its weight
-    the median of all frequencies divided by its own. A class that never occurs gets 0.
+    The frequency of a class is its share of the labeled pixels in the images that hold it. Its
+    weight is the median of all frequencies divided by its own, or 0 if it never occurs.
     """
     present = counts.pixels > 0
     if not present.any():
         raise ValueError(
-            "no labelled pixel in the training set, so no class weights; run --check_data"
+            "the training set has no labeled pixel to compute class weights from; run --check_data"
         )
     frequency = counts.pixels / np.maximum(counts.image_pixels, 1)
     weights = np.zeros(len(frequency))
@@ -122,10 +123,10 @@ def class_weights(
     progress: bool = True,
     skip_bad_files: bool = False,
 ) -> tuple[np.ndarray, list[str]]:
-    """Median frequency weights (C,) float32 of `dataset`, and what the user should know of them.
+    """Median frequency weights (C,) float32 of `dataset`, and notes for the user.
 
-    The counts are kept in `kept_in`/.class_counts.json and counted anew when a label file or the
-    class list has changed. A data set without label files is counted each time.
+    The counts are kept in `kept_in`/.class_counts.json, until a label file or the class list
+    changes. A data set without label files is counted each time.
     """
     kept = KeptCounts(kept_in / KEPT_NAME)
     key = _fingerprint(dataset, kept_in) if isinstance(dataset, FileDataset) else None
@@ -141,19 +142,21 @@ def class_weights(
     notes = [f"class weights ({how}): " + ", ".join(f"{n} {w:.3g}" for n, w in pairs)]
     absent = [n for n, p in zip(dataset.class_names, counts.pixels, strict=True) if p == 0]
     if absent:
-        notes.append(f"never in the training set, class weight 0: {', '.join(absent)}")
+        notes.append(f"never in the training set, so of class weight 0: {', '.join(absent)}")
     return weights, notes
 
 
 class KeptCounts:
-    """A small JSON file of counts by fingerprint; a damaged one counts as empty."""
+    """A small JSON file of counts by fingerprint; a damaged file is read as empty."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def find(self, key: str | None, num_classes: int) -> ClassCounts | None:
         """The counts kept under `key`, or None."""
-        entry = self._entries().get(key) if key else None
+        entry = self._entries().get(key or "")
+        if entry is None:
+            return None
         try:
             arrays = {k: np.array(entry[k], np.int64) for k in ("pixels", "image_pixels", "images")}
             if any(a.shape != (num_classes,) or a.min() < 0 for a in arrays.values()):
@@ -163,7 +166,7 @@ class KeptCounts:
             return None
 
     def add(self, key: str, counts: ClassCounts) -> None:
-        """Keep `counts`; the file is replaced at once, so nobody ever reads half of it."""
+        """Keep `counts` under `key`."""
         values = {k: getattr(v, "tolist", lambda v=v: v)() for k, v in vars(counts).items()}
         others = [item for item in self._entries().items() if item[0] != key]
         entries = dict([*others[1 - MAX_KEPT :], (key, values)])
@@ -179,36 +182,36 @@ class KeptCounts:
 
 
 def _keep(kept: KeptCounts, key: str | None, counts: ClassCounts, num_samples: int) -> str:
-    """Keep the counts if that makes sense and works, and say what became of it."""
+    """Keep the counts if possible, and say whether they are kept."""
     if key is None:
         return "not kept: this data set has no label files"
     if counts.num_images < num_samples:
-        return f"not kept: {num_samples - counts.num_images} could not be read"
+        return f"not kept: {num_samples - counts.num_images} labels could not be read"
     try:
         kept.add(key, counts)
     except OSError as error:
-        return f"not kept, so the next run counts again: {kept.path}: {error.strerror or error}"
+        return f"not kept: {kept.path}: {error.strerror or error}"
     return f"kept in {kept.path}"
 
 
 def _fingerprint(dataset: FileDataset, base: Path) -> str:
-    """What the counts depend on: label files by path, size and time, classes, and their values."""
+    """A digest of what the counts depend on: label files by path, size and time, and classes."""
     digest = hashlib.sha256(dataset.facts.label_table.tobytes())
     colors = sorted((dataset.facts.colors or {}).items())
     digest.update(repr((type(dataset).__name__, list(dataset.class_names), colors)).encode())
     for path in dataset.labels or ():
-        # Relative, so that the file stays valid where data and all are moved.
+        # Relative, so that the counts stay valid when the whole folder is moved.
         shown = path.relative_to(base) if path.is_relative_to(base) else path.absolute()
         try:
             facts = path.stat()
         except OSError:
-            continue  # said when it is loaded; counts without it are not kept
+            continue  # reported when it is loaded; then the counts are not kept
         digest.update(repr((shown.as_posix(), facts.st_size, facts.st_mtime_ns)).encode())
     return digest.hexdigest()
 
 
 def _label_histogram_or_error(dataset: SegmentationDataset, index: int) -> np.ndarray | str:
-    """The histogram of a sample's label, or the line that says why there is none."""
+    """The histogram of the label of a sample, or the line that says why there is none."""
     try:
         label = dataset.load_label(index) if isinstance(dataset, FileDataset) else None
         if label is None:
@@ -234,7 +237,7 @@ def _unchanged(value: Any) -> Any:
 
 
 def _ignore_interrupt(_: int) -> None:
-    """Live through a Ctrl-C, which is for the main process: it ends the others without a word."""
+    """Leave Ctrl-C to the main process, which ends the others quietly."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -246,10 +249,10 @@ def map_samples(
     num_workers: int,
     title: str | None,
 ) -> Iterator[Result]:
-    """Yield `function(0)`, `function(1)`, ... in order, computed by single-threaded processes.
+    """Yield `function(0)`, `function(1)`, ... in order, computed in loader processes.
 
-    `function` has to be picklable. With a `title` a bar shows on terminals. A process that is
-    killed becomes a DataError that says where.
+    `function` must be picklable. With a `title`, terminals show a progress bar. A killed process
+    becomes a DataError that says where it happened.
     """
     num_workers = min(num_workers, num_samples)
     loader = DataLoader(
@@ -258,7 +261,7 @@ def map_samples(
         collate_fn=_unchanged,
         num_workers=num_workers,
         worker_init_fn=_ignore_interrupt,
-        generator=torch.Generator(),  # left to itself it would draw from the global one
+        generator=torch.Generator(),  # otherwise it would draw from the global one
     )
     results = iter(loader)
     for number in tqdm(
@@ -270,7 +273,7 @@ def map_samples(
             if not num_workers or as_worker_error(error) is None:
                 raise
             raise DataError(
-                f"a loader process ended at one of the {PREFETCH * num_workers} samples from "
-                f"{name_of(number)} on; out of memory? --num_workers 0 shows which"
+                f"a loader process died at one of the {PREFETCH * num_workers} samples from "
+                f"{name_of(number)} on, perhaps out of memory; --num_workers 0 shows which one"
             ) from error
         yield result

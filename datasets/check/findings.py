@@ -1,6 +1,6 @@
-"""What the samples of a data set are, and what speaks against training on them.
+"""What the samples of a data set hold, and which problems and notes follow from it.
 
-*Problems* are what training or its scores would suffer from; *notes* are worth knowing.
+A problem harms the training or makes its scores wrong; a note is worth knowing.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from datasets.base import FileDataset, SegmentationDataset
 from datasets.check.counts import ClassCounts
 from utils.runtime.console import list_names
 
-TRAIN_SPLITS = ("train", "train_extra", "trainval")  # what may be trained on
-MAX_LINES = 20  # unreadable files that are listed
+TRAIN_SPLITS = ("train", "train_extra", "trainval")  # splits to train on
+MAX_LINES = 20  # listed unreadable files
 
 
 class Finding(NamedTuple):
-    """What one sample is: `error`, or else the rest."""
+    """What one sample holds; only the first four fields count if there is an `error`."""
 
     split: str
-    index: int
+    index: int  # type: ignore[assignment]  # nobody needs the method of tuple
     name: str
     error: str | None = None
     size: tuple[int, int] = (0, 0)  # W, H
-    histogram: np.ndarray | None = None  # (256,) int64
+    histogram: np.ndarray = np.zeros(256, np.int64)  # pixels by train id
     digest: bytes = b""  # of the RGB pixels
-    turned: bool = False  # by its EXIF orientation
+    turned: bool = False  # by an EXIF orientation
 
 
 @dataclass
@@ -43,7 +43,7 @@ class SplitSummary:
     counts: ClassCounts
     errors: list[str] = field(default_factory=list)
     readable: list[int] = field(default_factory=list)  # indices
-    unlabelled: list[str] = field(default_factory=list)  # names where all pixels are ignored
+    unlabeled: list[str] = field(default_factory=list)  # names of images with ignored pixels only
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # of (W, H)
     same_pixels: dict[bytes, list[str]] = field(default_factory=dict)  # names by image content
     num_turned: int = 0  # images with an EXIF orientation
@@ -55,20 +55,20 @@ class SplitSummary:
         self.readable.append(finding.index)
         self.num_turned += finding.turned
         if not finding.histogram[: len(self.counts.pixels)].any():
-            self.unlabelled.append(finding.name)
+            self.unlabeled.append(finding.name)
         self.counts.add(finding.histogram)
         self.sizes[finding.size] += 1
         self.same_pixels.setdefault(finding.digest, []).append(finding.name)
 
     def line(self) -> str:
-        """How many samples of which sizes, and the share of ignored pixels."""
+        """The number of samples, their sizes, and the share of ignored pixels."""
         text = f"{self.num_samples} image" + "s" * (self.num_samples != 1)
         looked_at = len(self.readable) + len(self.errors)
         if looked_at < self.num_samples:
-            text = f"{looked_at} of {text} looked at"
+            text = f"{looked_at} of {text} checked"
         sizes = self.sizes
         if not sizes:
-            return f"{text}, none can be read"
+            return f"{text}, none of which can be read"
         (width, height), count = sizes.most_common(1)[0]
         text += f", {width}x{height}"
         if len(sizes) > 1:
@@ -82,33 +82,34 @@ Verdict = tuple[list[str], list[str]]  # problems, notes
 
 
 def judge_files(splits: Mapping[str, SplitSummary]) -> Verdict:
-    """Files that cannot be used."""
+    """Samples that cannot be read."""
     errors = [error for split in splits.values() for error in split.errors]
     lines = errors[:MAX_LINES]
     if len(errors) > MAX_LINES:
-        lines.append(f"{len(errors) - MAX_LINES} more samples can't be used")
+        lines.append(f"{len(errors) - MAX_LINES} more samples cannot be read")
     return lines, []
 
 
 def judge_labels(splits: Mapping[str, SplitSummary]) -> Verdict:
-    """Splits and images without a labelled pixel."""
-    problems, notes = [], []
+    """Splits and images without a labeled pixel."""
+    problems: list[str] = []
+    notes: list[str] = []
     for name, split in splits.items():
         if not split.readable:
             problems.append(f"{name}: no sample can be read")
-        elif len(split.unlabelled) == len(split.readable):
-            line = f"{name}: no pixel is labelled, all are ignored"
+        elif len(split.unlabeled) == len(split.readable):
+            line = f"{name}: all pixels are ignored, none is labeled"
             (problems if name in (*TRAIN_SPLITS, "val") else notes).append(line)
-        elif split.unlabelled:
+        elif split.unlabeled:
             notes.append(
-                f"{name}: {_counted(split.unlabelled, 'image')} without a labelled pixel: "
-                f"{list_names(split.unlabelled)}"
+                f"{name}: {_counted(split.unlabeled, 'image')} without any labeled pixel: "
+                f"{list_names(split.unlabeled)}"
             )
     return problems, notes
 
 
 def judge_copies(splits: Mapping[str, SplitSummary]) -> Verdict:
-    """The same image, by content, in two splits or twice in one."""
+    """Images with the same pixels, in two splits or in one."""
     problems, notes = [], []
     for (first, a), (second, b) in combinations(splits.items(), 2):
         shared = [key for key in a.same_pixels if key in b.same_pixels]
@@ -116,7 +117,7 @@ def judge_copies(splits: Mapping[str, SplitSummary]) -> Verdict:
         if pairs:
             line = f"{_counted(pairs, 'image')} in both {first} and {second}: {list_names(pairs)}"
             if _must_differ(first, second):
-                problems.append(f"{line}; scores would flatter, take them out of one")
+                problems.append(f"{line}; scores would be too good: remove them from one split")
             else:
                 notes.append(line)
     for name, split in splits.items():
@@ -129,53 +130,53 @@ def judge_copies(splits: Mapping[str, SplitSummary]) -> Verdict:
 
 
 def judge_paths(splits: Mapping[str, SegmentationDataset]) -> Verdict:
-    """The same file in train and val, which a look at the lists alone can tell."""
+    """Files that are in both train and val, without reading them."""
     problems = []
     files = {name: set(d.images) for name, d in splits.items() if isinstance(d, FileDataset)}
     for (first, a), (second, b) in combinations(files.items(), 2):
         if (shared := sorted(a & b)) and _must_differ(first, second):
             problems.append(
                 f"{_counted(shared, 'image file')} in both {first} and {second}, the first "
-                f"{shared[0]}; scores would flatter"
+                f"{shared[0]}; scores would be too good"
             )
     return problems, []
 
 
 def _must_differ(first: str, second: str) -> bool:
-    """Whether the splits may share no image; trainval has those of val by its definition."""
+    """Whether the splits must not share images; trainval holds those of val by definition."""
     return {first, second} in ({"train", "val"}, {"train_extra", "val"})
 
 
 def judge_orientation(splits: Mapping[str, SplitSummary]) -> Verdict:
-    """Images that viewers, and so perhaps who drew the labels, show turned."""
+    """Images that viewers, and perhaps labeling tools, show turned."""
     count = sum(split.num_turned for split in splits.values())
     if not count:
         return [], []
     images = "1 image has" if count == 1 else f"{count} images have"
     return [], [
-        f"{images} an EXIF orientation: labels belong to the pixels as stored (predict.py turns "
-        "images upright)"
+        f"{images} an EXIF orientation; training ignores it, so labels must fit the stored pixels "
+        "(predict.py turns images upright)"
     ]
 
 
 def judge_few(splits: Mapping[str, SplitSummary], class_names: Sequence[str]) -> Verdict:
-    """What a look at some of the samples lets fear of the classes."""
+    """What some of the samples suggest about the classes."""
     notes = []
-    for split in TRAIN_SPLITS:
-        found = np.flatnonzero(splits[split].counts.pixels) if split in splits else ()
+    for split in filter(splits.__contains__, TRAIN_SPLITS):
+        found = np.flatnonzero(splits[split].counts.pixels)
         if len(found) == 1:
             notes.append(
-                f"{split}: in all {len(splits[split].readable)} images looked at the only class "
-                f"is {class_names[found[0]]}; are the values in the label files what the class "
-                "list says? --check_data looks at all"
+                f"{split}: the only class in the {len(splits[split].readable)} checked images is "
+                f"{class_names[found[0]]}; does the class list fit the label files? --check_data "
+                "checks all images"
             )
     return [], notes
 
 
 def judge_classes(splits: Mapping[str, SplitSummary], class_names: Sequence[str]) -> Verdict:
-    """Classes that never occur; makes sense only where every sample was looked at."""
+    """Classes that never occur; call it only if all samples were checked."""
     problems, notes = [], []
-    occurs = {
+    occurs: dict[str, set[str]] = {
         split: {name for name, n in zip(class_names, summary.counts.pixels, strict=True) if n}
         for split, summary in splits.items()
     }
@@ -185,21 +186,21 @@ def judge_classes(splits: Mapping[str, SplitSummary], class_names: Sequence[str]
     for train in filter(occurs.__contains__, TRAIN_SPLITS):
         if len(occurs[train]) == 1:
             problems.append(
-                f"{train}: all labelled pixels are {occurs[train].pop()}, so there is nothing to "
-                "tell apart; are the values in the label files what the class list says?"
+                f"{train}: all labeled pixels are {occurs[train].pop()}, so there is nothing to "
+                "learn; does the class list fit the label files?"
             )
         elif occurs[train] and occurs.get("val"):
             if unseen := in_order(occurs["val"] - occurs[train]):
                 problems.append(
-                    f"in val but never in {train}, can't be learnt: {list_names(unseen)}"
+                    f"in val but never in {train}, so not learned: {list_names(unseen)}"
                 )
             if unscored := in_order(occurs[train] - occurs["val"]):
-                notes.append(f"in {train} but never in val, not scored: {list_names(unscored)}")
+                notes.append(f"in {train} but never in val, so not scored: {list_names(unscored)}")
     return problems, notes
 
 
 def percent(share: float) -> str:
-    """A share 0..1 in per cent; what is there never reads 0.00."""
+    """A share 0..1 in percent; only an exact 0 reads 0.00."""
     return "<0.01" if 0 < share < 0.00005 else f"{100 * share:.2f}"
 
 

@@ -1,4 +1,4 @@
-"""The check of a data set before the first step: what is in it, and what would spoil a training.
+"""The check of a data set before training: what it holds, and what would harm the training.
 
 Every sample is loaded as training would load it; `findings.py` judges what was found.
 """
@@ -35,7 +35,7 @@ NUM_SHEET_SAMPLES = 12
 
 @dataclass(frozen=True)
 class Report:
-    """What :func:`check` found; the lines of `problems` and `notes` stand for themselves."""
+    """What `check` found; each line of `problems` and `notes` is a sentence of its own."""
 
     class_names: Sequence[str]
     splits: dict[str, SplitSummary]
@@ -44,12 +44,12 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was found that training would suffer from."""
+        """Whether the data can be trained on."""
         return not self.problems
 
     @property
     def sheet_samples(self) -> list[tuple[str, int]]:
-        """Some (split, index) for a contact sheet, evenly spread, twice as many train as others."""
+        """Evenly spread (split, index) for a contact sheet, two thirds of them from training."""
         shares = [3 if name in TRAIN_SPLITS else 1.5 for name in self.splits]
         chosen = []
         for share, (name, split) in zip(shares, self.splits.items(), strict=True):
@@ -59,7 +59,7 @@ class Report:
         return chosen
 
     def table(self) -> str:
-        """A line on each split, then for each class its share of the labelled pixels and images."""
+        """A line for each split, then each class with its share of pixels and its images."""
         head = ["class", *(f"{s} {what}" for s in self.splits for what in ("%", "images")), ""]
         rows = [head]
         for number, name in enumerate(self.class_names):
@@ -76,22 +76,22 @@ class Report:
         return "\n".join(lines)
 
     def text(self) -> str:
-        """Table, problems and notes, and last what it comes to."""
+        """Table, problems and notes, and the verdict."""
         lines = [self.table(), ""]
         lines += [f"problem: {line}" for line in self.problems]
         lines += [f"note: {line}" for line in self.notes]
         count = f"{len(self.problems)} problem" + "s" * (len(self.problems) != 1)
         lines.append(
-            "the data is fit to train on" if self.ok else f"{count}: training would suffer"
+            "the data is fit to train on" if self.ok else f"{count}: fix the data before training"
         )
         return "\n".join(lines)
 
     def _flag(self, number: int) -> str:
-        labelled = {n: s.counts.pixels for n, s in self.splits.items() if s.counts.pixels.any()}
-        without = [name for name, pixels in labelled.items() if not pixels[number]]
+        labeled = {n: s.counts.pixels for n, s in self.splits.items() if s.counts.pixels.any()}
+        without = [name for name, pixels in labeled.items() if not pixels[number]]
         if not without:
             return ""
-        return f"never in {', '.join(without)}" if len(without) < len(labelled) else "never occurs"
+        return f"never in {', '.join(without)}" if len(without) < len(labeled) else "never occurs"
 
 
 def check(
@@ -102,10 +102,10 @@ def check(
     progress: bool = True,
     skip_bad_files: bool = False,
 ) -> Report:
-    """Load the samples of `splits` (by their names: "train", "val", ...) and judge what is found.
+    """Load the samples of `splits` (named "train", "val", ...) and judge what is found.
 
-    With `sample` only that many of each split are loaded, evenly spread, and what only a look at
-    all of them can tell is not judged. With `skip_bad_files` unreadable ones are mere notes.
+    With `sample`, only that many samples of each split are loaded, evenly spread, and what needs
+    all of them is not judged. With `skip_bad_files`, unreadable samples are notes, not problems.
     Raises DataError when a loader process is killed.
     """
     jobs = []
@@ -162,16 +162,16 @@ def _examine(
         if image.shape != (*label.shape, 3) or not image.dtype == label.dtype == np.uint8:
             raise DataError(
                 f"sample {name}: image {image.shape} {image.dtype} and label {label.shape} "
-                f"{label.dtype}; must be (H, W, 3) and (H, W), both uint8"
+                f"{label.dtype}; they must be (H, W, 3) and (H, W), both uint8"
             )
         histogram = label_histogram(label, len(dataset.class_names), name)
     except DataError as error:
         return Finding(split, index, name, f"{split}: {error}")
-    except Exception as error:  # a data set of somebody else's may raise anything
+    except Exception as error:  # another data set may raise anything
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         return Finding(split, index, name, f"{split}: sample {name}: {reason}")
     digest = hashlib.sha256(repr(image.shape).encode())
-    digest.update(np.ascontiguousarray(image))
+    digest.update(np.ascontiguousarray(image).data)
     size = (image.shape[1], image.shape[0])
     turned = isinstance(dataset, FileDataset) and is_turned(dataset.images[index])
     return Finding(split, index, name, None, size, histogram, digest.digest(), turned)

@@ -1,7 +1,7 @@
 """Class lists: `classes.txt` or `classes.csv` in the folder of a data set.
 
-A class is the number of its row, from 0, in label files, unless the list states values. Rows named
-`ignored` are no class: what they name is left out of loss and scores.
+In label files a class has the number of its row, from 0, unless the list states values. A row named
+`ignored` is not a class: its pixels do not count in loss and scores.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -21,8 +21,8 @@ from datasets.voc import voc_cmap
 from utils.utils import IGNORE_INDEX
 
 FILE_NAMES = ("classes.txt", "classes.csv")
-IGNORED = "ignored"  # the name of what is no class
-MAX_CLASSES = 255  # 255 itself is the train id of what is ignored
+IGNORED = "ignored"  # the name of rows that are not classes
+MAX_CLASSES = 255  # 255 is the train id of ignored pixels
 COLUMNS = ("name", "r", "g", "b", "color", "value")
 HOW_TO_WRITE = (
     "write a classes.txt with the name of value 0 in its first line, of value 1 in its second, and "
@@ -31,7 +31,7 @@ HOW_TO_WRITE = (
 
 
 class Row(NamedTuple):
-    """One row of a class list, as it stands there."""
+    """One row of a class list."""
 
     where: str  # "line 3", for messages
     name: str
@@ -41,15 +41,15 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class ClassList:
-    """A checked class list; `facts.colors` is there if the list has colours."""
+    """A checked class list; `facts.colors` is None if it has no colors."""
 
     path: Path
     facts: ClassFacts
-    has_values: bool  # the list states them itself
+    has_values: bool  # whether the list states them
 
 
 def find_class_list(root: Path) -> Path | None:
-    """The class list of the data set in `root`; two of them are a ValueError."""
+    """The class list of the data set in `root`; ValueError for two of them."""
     found = [root / name for name in FILE_NAMES if (root / name).is_file()]
     if not found and (root / "classes.json").is_file():
         raise ValueError(f"{root / 'classes.json'} is not read; {HOW_TO_WRITE}")
@@ -91,12 +91,12 @@ def _parse_txt(text: str) -> list[Row]:
         name = line.strip()
         if not name:
             raise ValueError(
-                f"line {number} is empty; each line names the value of its number, from 0 "
-                f"(`{IGNORED}` for a value that is no class)"
+                f"line {number} is empty; each line must name the class of a value, from 0 on "
+                f"(`{IGNORED}` for a value that is not a class)"
             )
         if re.search(r"[,;\t]\s*#?\d|^\d+\s*[:,;\t=]", name):
             raise ValueError(
-                f"line {number}, {name!r}, holds more than a name; colours and values are for a "
+                f"line {number}, {name!r}, holds more than a name; write colors and values in a "
                 "classes.csv with the header name,color,value"
             )
         rows.append(Row(f"line {number}", name, None, None))
@@ -121,7 +121,7 @@ def _parse_csv(text: str) -> list[Row]:
             if len(cells) != len(columns):
                 raise ValueError(
                     f"{where} has {len(cells)} fields, the header {len(columns)} "
-                    "(a value that holds the separator goes in quotes)"
+                    "(put a field that holds the separator in quotes)"
                 )
             rows.append(_csv_row(dict(zip(columns, cells, strict=True)), where))
     except csv.Error as error:
@@ -187,13 +187,13 @@ def _values(text: str, where: str) -> tuple[int, ...]:
 
 
 def _checked(path: Path, rows: list[Row]) -> ClassList:
-    """What the rows say, or a ValueError about the first contradiction."""
+    """The facts in the rows; ValueError for the first contradiction."""
     rows = [row._replace(name=_plain_name(row)) for row in rows]
     classes = [row for row in rows if row.name != IGNORED]
     if not 2 <= len(classes) <= MAX_CLASSES:
         raise ValueError(
-            f"names {len(classes)} classes, allowed are 2..{MAX_CLASSES}; the background is one "
-            f"too, and rows named `{IGNORED}` are none"
+            f"names {len(classes)} classes, allowed are 2..{MAX_CLASSES}; the background is a "
+            f"class, rows named `{IGNORED}` are not"
         )
     has_values = _all_or_none(classes, [row.values for row in classes], "value")
     has_colors = _all_or_none(classes, [row.color for row in classes], "color")
@@ -211,7 +211,7 @@ def _checked(path: Path, rows: list[Row]) -> ClassList:
     colors = {row.color: train_ids[row.name] for row in rows if row.color}
     facts = ClassFacts(
         class_names=tuple(row.name for row in classes),
-        palette=_palette(colors) if has_colors else make_palette(voc_cmap()),
+        palette=_palette(colors) if has_colors else make_palette(voc_cmap().tolist()),
         label_table=make_label_table({v: train_ids[r.name] for r in rows for v in r.values or ()}),
         colors=colors if has_colors else None,
     )
@@ -227,27 +227,27 @@ def _plain_name(row: Row) -> str:
     return name
 
 
-def _all_or_none(classes: list[Row], cells: list[object], what: str) -> bool:
+def _all_or_none(classes: list[Row], cells: Sequence[object], what: str) -> bool:
     without = [row for row, cell in zip(classes, cells, strict=True) if cell is None]
     if without and len(without) < len(classes):
         raise ValueError(
-            f"{without[0].where}, class {without[0].name!r}, has no {what}, others have one; give "
-            "it to all classes or to none"
+            f"{without[0].where}, class {without[0].name!r}, has no {what}, but others have one; "
+            "give one to all classes or to none"
         )
     return not without
 
 
-def _unique(rows: list[Row], cells: Callable[[Row], object], what: str) -> None:
-    seen: dict[object, Row] = {}
+def _unique(rows: list[Row], cells: Callable[[Row], Iterable[Hashable]], what: str) -> None:
+    seen: dict[Hashable, Row] = {}
     for row in rows:
         for cell in cells(row):
             if cell in seen:
                 raise ValueError(
-                    f"{row.where}: {what.format(cell)} is that of {seen[cell].where} too"
+                    f"{row.where}: {what.format(cell)} is also that of {seen[cell].where}"
                 )
             seen[cell] = row
 
 
 def _palette(colors: Mapping[Color, int]) -> np.ndarray:
-    of_train_id = {train_id: color for color, train_id in reversed(colors.items())}
+    of_train_id = {train_id: color for color, train_id in reversed(list(colors.items()))}
     return make_palette([of_train_id.get(train_id, (0, 0, 0)) for train_id in range(256)])

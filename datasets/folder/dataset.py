@@ -1,7 +1,7 @@
 """Your own images: `images/{train,val,test}/**`, `labels/{train,val,test}/**`, and a class list.
 
-A label has the relative path of its image but for the suffix. Without split folders the samples
-are divided by a share of their number, or by a file.
+A label has the same relative path as its image, without the suffix. Without split folders, a share
+of the images or a split file says which ones validate.
 """
 
 from __future__ import annotations
@@ -35,24 +35,23 @@ from datasets.folder.pairs import (
 from datasets.image_finder import is_image, walk
 
 LABEL_FOLDERS = ("labels", "annotations", "masks")
-# The first name is ours, the others are those of ADE20K and COCO.
+# The first name is ours, the others are from ADE20K and COCO.
 SPLIT_FOLDERS = {
     "train": ("train", "training", "train2017"),
     "val": ("val", "validation", "val2017"),
     "test": ("test", "testing", "test2017"),
 }
 VAL_FRACTION = 0.1  # default of --val_fraction
-NUM_PROBED = 20  # label files that are looked into to see what kind they are
+NUM_PROBED = 20  # label files that are read to see which kind they are
 LAYOUT = "images/{train,val}/**, labels/{train,val}/** with the same names, and classes.txt"
 
 
 class Folder(FileDataset):
     """Images and labels in folders of `root`; `split` is train, val or test.
 
-    `facts` come from the class list in `root`. Where
-    images/ has no split folders, the share `val_fraction` of the images validates. `split_file`
-    says which image is in which split, whatever the folders. Samples are sorted by name. The test
-    split may come without labels.
+    `facts` come from the class list in `root`. Without split folders in images/, the share
+    `val_fraction` of the images validates. With a `split_file`, the folders do not matter. Samples
+    are sorted by name. The test split may have no labels.
     """
 
     splits: ClassVar = SPLITS
@@ -120,12 +119,13 @@ class Folder(FileDataset):
     def read_facts(cls, root: Path) -> ClassFacts:
         return _read_facts(root)
 
-    def encode_target(self, target: np.ndarray) -> np.ndarray:
+    # Here the class list of the instance decides, so these are no class methods.
+    def encode_target(self, target: np.ndarray) -> np.ndarray:  # type: ignore[override]
         """Label file values of any shape -> train ids, uint8, in a new array."""
         return self.facts.encode(target)
 
-    def decode_target(self, target: np.ndarray | Tensor) -> np.ndarray:
-        """Train ids of any shape -> colours (..., 3) uint8, in a new array."""
+    def decode_target(self, target: np.ndarray | Tensor) -> np.ndarray:  # type: ignore[override]
+        """Train ids of any shape -> colors (..., 3) uint8, in a new array."""
         return self.facts.decode(target)
 
 
@@ -139,7 +139,7 @@ class _Samples:
 
 
 def _read_facts(root: Path) -> ClassFacts:
-    """What the class list says, with colours if that is what the label files hold."""
+    """What the class list says, with colors only if the label files hold colors."""
     if not root.is_dir():
         raise FileNotFoundError(f"no folder {root}; --data_root must hold {LAYOUT}")
     path = find_class_list(root)
@@ -160,11 +160,11 @@ def _some_labels(root: Path) -> list[Path]:
 
 
 def _label_folder(root: Path) -> Path | None:
-    """The folder with the labels: of several the one that holds images, as COCO has JSON in one."""
+    """The folder with the labels; one without images does not count, such as COCO's with JSON."""
     there = [root / name for name in LABEL_FOLDERS if (root / name).is_dir()]
     filled = [folder for folder in there if any(map(is_image, walk(folder)))]
     if len(filled) > 1:
-        raise ValueError(f"labels are in {' and in '.join(map(str, filled))}; keep one of them")
+        raise ValueError(f"labels are in {' and '.join(map(str, filled))}; keep one of them")
     return next(iter(filled or there), None)
 
 
@@ -206,16 +206,18 @@ def _samples_of_folder(images: Path, labels: Path, split: str, allow_missing: bo
             )
         )
         raise FileNotFoundError(
-            f"no folder {images / split}, though there are others for splits; make it{instead}, "
+            f"no folder {images / split}, although other splits have one; make it{instead}, "
             "or list the images in a --split_file"
         )
     files, others = list_images(folder)
     if not files:
-        raise ValueError(f"the split {split} is empty: no image in {folder}, or in folders there")
-    notes = _left_out(others, f"files in {folder} without an image's suffix")
+        raise ValueError(
+            f"the split {split} is empty: {folder} and the folders in it hold no image"
+        )
+    notes = _left_out(others, f"files in {folder} without the suffix of an image")
     used = {path.name for path in _split_folders(images).values()}
     beside = [images / n for n in sorted(os.listdir(images)) if n not in used and n[0] != "."]
-    notes += _left_out(beside, f"files or folders in {images} that are of no split")
+    notes += _left_out(beside, f"files or folders in {images} that belong to no split")
     label_folder = _split_folders(labels).get(split)
     label_files = {} if label_folder is None else list_images(label_folder)[0]
     if not label_files and split == "test":
@@ -230,17 +232,17 @@ def _share_of_samples(
     images: Path, labels: Path, split: str, fraction: float, allow_missing: bool
 ) -> _Samples:
     if split == "test":
-        raise FileNotFoundError(f"no folder {images / split}; make it, or give a --split_file")
+        raise FileNotFoundError(f"no folder {images / split}; make it, or pass a --split_file")
     files, others = list_images(images)
     if not files:
-        raise ValueError(f"the data set is empty: no image in {images}, or in folders there")
+        raise ValueError(f"the data set is empty: {images} and the folders in it hold no image")
     label_files = list_images(labels)[0]
     pairs = find_labels(files, label_files, place=labels, allow_missing=allow_missing)
     validating = held_out(list(files), fraction)
     notes = [
         f"no split folders: {len(validating)} of {len(files)} images validate "
         f"(--val_fraction {fraction:g}, by name)",
-        *_left_out(others, f"files in {images} without an image's suffix"),
+        *_left_out(others, f"files in {images} without the suffix of an image"),
         *_without_image(label_files, pairs),
     ]
     chosen = [name for name in files if (name in validating) == (split == "val")]
@@ -256,7 +258,7 @@ def _listed_samples(
         raise ValueError(f"split file {split_file} has no line `{split} NAME`")
     counts = ", ".join(f"{len(listed)} {name}" for name, listed in names.items())
     left = [files[name] for name in files if not any(name in listed for listed in names.values())]
-    notes = [f"split by {split_file}: {counts}", *_left_out(left, "images that are not listed")]
+    notes = [f"split by {split_file}: {counts}", *_left_out(left, "images that it does not list")]
     label_files = list_images(labels)[0]
     chosen = {name: files[name] for name in names[split]}
     if split == "test" and not any(name in label_files for name in chosen):

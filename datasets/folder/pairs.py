@@ -1,4 +1,4 @@
-"""Finding image files in folders, pairing them with their labels, and dividing them in splits."""
+"""Images by sample name, their labels, and which of them validate."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ SPLITS = ("train", "val", "test")
 
 
 def list_images(folder: Path) -> tuple[dict[str, Path], list[Path]]:
-    """Images below `folder` by sample name, and the files that are none.
+    """The images below `folder` by sample name, and the other files.
 
     A name is the relative path without suffix, with `/` between folders, in Unicode's composed
-    form: archives made on macOS have the other one.
+    form, which archives made on macOS do not have.
     """
     images: dict[str, Path] = {}
     found, others = find_images(folder)
@@ -49,10 +49,10 @@ def find_labels(
     place: Path,
     allow_missing: bool = False,
 ) -> dict[str, Path]:
-    """The label of each image, which has its name, perhaps with an ending (the same for all).
+    """The label of each image: it has the name of the image, perhaps with a common ending.
 
-    `place` is the folder with the labels, for the error about images that have none. With
-    `allow_missing` that comes only where all have none; others get the path `NAME.*`.
+    `place` is the folder of the labels, for errors. Images without a label are an error or, with
+    `allow_missing` and at least one label, get the path `NAME.*`, which cannot be read.
     """
     ending = _common_ending(images, labels, place)
     missing = [name for name in images if name + ending not in labels]
@@ -61,14 +61,14 @@ def find_labels(
         num_over = len(labels) - (len(images) - len(missing))
         raise FileNotFoundError(
             f"{len(missing)} of {len(images)} images have no label, the first: "
-            f"{images[missing[0]]} (looked for {wanted[missing[0]]}); {num_over} labels have no "
-            "image: add the labels, or take these images away"
+            f"{images[missing[0]]} (searched for {wanted[missing[0]]}), and {num_over} labels have "
+            "no image; add the labels, or remove these images"
         )
     return {name: wanted.get(name) or labels[name + ending] for name in images}
 
 
 def _common_ending(names: Collection[str], labels: Collection[str], place: Path) -> str:
-    """What most names lack to be that of a label (`_mask`), or nothing; two kinds are an error."""
+    """What most names need to be the name of a label (`_mask`); two kinds are an error."""
     if all(name in labels for name in names):
         return ""
     endings = _count_endings(names, labels)
@@ -84,12 +84,12 @@ def _common_ending(names: Collection[str], labels: Collection[str], place: Path)
 
 
 def _count_endings(names: Collection[str], labels: Iterable[str]) -> Counter[str]:
-    """How many labels are a name with this ending; a label may be so of several names."""
+    """How many labels are a name with this ending; a label may extend several names."""
     return Counter(
         label[length:]
         for label in labels
         for length in range(1, len(label) + 1)
-        # The label of image 10 is not that of image 1 with an ending.
+        # The label of image 10 is not the label of image 1 with an ending.
         if label[:length] in names and not label[length : length + 1].isdigit()
     )
 
@@ -97,13 +97,13 @@ def _count_endings(names: Collection[str], labels: Iterable[str]) -> Counter[str
 def held_out(names: Sequence[str], fraction: float) -> set[str]:
     """The names that validate: those with the smallest hash, at least one and not all.
 
-    New names move few of the old to the other side.
+    So new names move few of the others to the other split.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"--val_fraction must be between 0 and 1, got {fraction}")
     if len(names) < 2:
         raise ValueError(
-            f"{len(names)} image can't be divided in training and validation; give at least 2"
+            f"{len(names)} image cannot be divided into training and validation; add images"
         )
     count = min(max(round(fraction * len(names)), 1), len(names) - 1)
     by_hash = sorted(names, key=lambda name: hashlib.blake2b(name.encode()).digest())
@@ -111,9 +111,9 @@ def held_out(names: Sequence[str], fraction: float) -> set[str]:
 
 
 def read_split_file(path: Path, names: Mapping[str, object]) -> dict[str, list[str]]:
-    """The names in each split, from lines `train NAME`; `#` begins a comment line.
+    """The names in each split, from lines like `train NAME`; `#` begins a comment.
 
-    ValueError names the line with an unknown split, a name that is not in `names`, or one again.
+    ValueError names the line with an unknown split, or with an unknown or repeated name.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no split file {path}; give a file with lines like `train NAME`")
@@ -139,6 +139,6 @@ def read_split_file(path: Path, names: Mapping[str, object]) -> dict[str, list[s
             hint = f"; its name is {bare!r}, without suffix" if bare in names else ""
             raise ValueError(f"{where}: no image has the name {name!r}{hint}")
         if name in split_of:
-            raise ValueError(f"{where}: {name!r} is in line {split_of[name][1]} already")
+            raise ValueError(f"{where}: {name!r} is also in line {split_of[name][1]}")
         split_of[name] = split, number
     return {split: [n for n, (of, _) in split_of.items() if of == split] for split in SPLITS}

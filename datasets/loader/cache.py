@@ -38,16 +38,16 @@ STALE_SECONDS = 3600  # writing an entry never takes that long
 class SampleCache:
     """The samples of `dataset`, decoded once and kept in `directory`.
 
-    `missing_bytes` is what the samples that are not there yet will take; `reserved` is what other
-    caches of the run will take on the same disk. Raises ValueError where that is more than is
-    free, or where `directory` can't be written.
+    `missing_bytes` is the size of all entries that do not exist yet; `reserved` is what the other
+    caches of the run still need on the same disk. Raises ValueError if both together are more than
+    is free, or if `directory` cannot be written.
     """
 
     def __init__(self, directory: Path, dataset: FileDataset, *, reserved: int = 0) -> None:
         self.directory = Path(os.path.abspath(directory))
         self._dataset = dataset
         self._entries = [self.directory / f"{key}.sample" for key in _keys(dataset)]
-        # The number of the error that ended storing, in any process; 0: none.
+        # The errno of the error that ended storing, shared by all processes; 0: no error.
         self._errno = torch.zeros(1, dtype=torch.int32).share_memory_()
         self._prepare_directory()
         self.missing_bytes = sum(map(self._bytes_to_store, range(len(dataset))))
@@ -55,15 +55,15 @@ class SampleCache:
             self._require_room(reserved)
 
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Image (H, W, 3) and label (H, W), both uint8 and read-only; DataError as decoding has.
+        """Image (H, W, 3) and label (H, W), both uint8 and read-only.
 
-        A sample that is not there yet is decoded and stored.
+        A sample without an entry is decoded and stored, which may raise DataError.
         """
         try:
-            # Before decoding: should the file change meanwhile, the entry will be out of date.
+            # Before decoding: if a file changes meanwhile, the entry is invalid.
             state = self._state(index)
         except OSError:
-            return self._dataset.decode(index)  # whose error names the file
+            return self._dataset.decode(index)  # raises the error that names the file
         sample = _read_entry(self._entries[index], state)
         if sample is None:
             sample = self._dataset.decode(index)
@@ -73,13 +73,13 @@ class SampleCache:
         return sample
 
     def problem(self) -> str | None:
-        """Why samples are no longer stored, in one line; None while all is well."""
+        """One line that says why samples are no longer stored; None if they are."""
         number = int(self._errno)
         if not number:
             return None
         return (
-            f"--cache {self.directory} takes no more samples: {os.strerror(number)}; those in it "
-            "are used, the others are decoded each time"
+            f"cannot store more samples in --cache {self.directory}: {os.strerror(number)}; the "
+            "stored ones are used, the others are decoded each time"
         )
 
     def _state(self, index: int) -> list[int]:
@@ -133,17 +133,17 @@ class SampleCache:
         if self.missing_bytes + reserved > free:
             raise ValueError(
                 f"--cache {self.directory} needs {size_text(self.missing_bytes + reserved)} more, "
-                f"and {size_text(free)} are free there; make room, name a folder on another disk, "
+                f"but only {size_text(free)} are free; make room, choose a folder on another disk, "
                 "or leave out --cache"
             )
 
     def _refusal(self, error: OSError) -> str:
         reason = error.strerror or type(error).__name__
-        return f"cannot write in --cache {self.directory}: {reason}; name another folder"
+        return f"cannot write in --cache {self.directory}: {reason}; choose another folder"
 
 
 def _keys(dataset: FileDataset) -> list[str]:
-    """What tells the samples apart: both paths, and how labels are read."""
+    """A key for each sample, made of both paths and the way labels are read."""
     facts = (VERSION, sorted((dataset.facts.colors or {}).items()))
     how = hashlib.blake2b(repr(facts).encode() + dataset.facts.label_table.tobytes()).digest()
     keys = []

@@ -1,7 +1,7 @@
-"""Batches: which sample comes when, and the loaders that fetch them.
+"""Batches: the order of the samples, and the loaders that fetch them.
 
-The order is a pure function of the seed and the step, so a run that starts at step k sees the
-batches that an undisturbed run sees from step k on, whatever the number of loader processes.
+The order is a function of the seed and the step alone. So a run that starts at step k sees the
+same batches as an uninterrupted run from step k on, with any number of loader processes.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ Sample = tuple[int, Tensor, Tensor]  # its index in the data set, image, label
 
 
 class TrainSampler(Sampler):
-    """Batches of :class:`SampleKey` for the optimizer's steps after ``start_step``.
+    """Batches of `SampleKey` for the optimizer's steps after `start_step`.
 
-    Epochs are shuffled one by one and follow each other without a gap: a batch may hold the end of
-    one and the start of the next, so no sample is dropped and a small data set fills large batches.
-    Each step takes ``accumulation`` batches, which come one by one. ``batch_size`` counts all
-    processes; this one (``rank``) gets every ``world_size``-th of a batch.
+    Each epoch is shuffled, and epochs follow each other without a gap: a batch may hold the end of
+    one and the start of the next. So no sample is dropped, and a small data set fills large
+    batches. Each step takes `accumulation` batches. `batch_size` counts all processes; the one of
+    this `rank` gets every `world_size`-th sample of a batch.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class TrainSampler(Sampler):
             yield from self._batches(step)
 
     def keys(self, step: int) -> list[SampleKey]:
-        """This process's samples of a step; 1 is the first, ``start_step + 1`` the first here."""
+        """The samples of this process in a step; `start_step + 1` is the first step here."""
         return [key for batch in self._batches(step) for key in batch]
 
     def _batches(self, step: int) -> Iterator[list[SampleKey]]:
@@ -67,7 +67,7 @@ class TrainSampler(Sampler):
             yield [self._key(number * self.batch_size + place) for place in places]
 
     def _key(self, position: int) -> SampleKey:
-        """The sample that comes after ``position`` others, counted from the very first."""
+        """The sample at `position`, counted from the first sample of the first epoch."""
         epoch, place = divmod(position, self.num_samples)
         if epoch != self._epoch:
             self._order = np.random.default_rng((self.seed, epoch)).permutation(self.num_samples)
@@ -76,7 +76,7 @@ class TrainSampler(Sampler):
 
 
 class _Numbered(Dataset):
-    """Samples with their index; None stays None."""
+    """Samples together with their index; None stays None."""
 
     def __init__(self, dataset: SegmentationDataset) -> None:
         self.dataset = dataset
@@ -87,22 +87,20 @@ class _Numbered(Dataset):
 
 
 def _as_list(samples: Sequence[Sample | None]) -> list[Sample]:
-    """No stacking: validation images may differ in size. None is a bad file that is left out."""
+    """No stacking, since validation images may differ in size; None, a bad sample, is dropped."""
     return [sample for sample in samples if sample is not None]
 
 
 def _own_generator() -> torch.Generator:
-    """For the loader, which draws a seed for its workers that nothing here uses.
-
-    Left to itself it would draw from the global generator, which dropout draws from.
-    """
+    """For the loader, which would otherwise draw from the global generator, as dropout does."""
     return torch.Generator().manual_seed(0)
 
 
 class _Loader(DataLoader):
-    """A DataLoader that says in a WorkerError that one of its processes ended."""
+    """A DataLoader that raises WorkerError when one of its processes dies."""
 
-    def __iter__(self) -> Iterator[Any]:
+    # A generator, while torch declares its private iterator class.
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         try:
             yield from super().__iter__()
         except (EOFError, OSError, RuntimeError) as error:
@@ -116,12 +114,12 @@ WorkerStart = Callable[[int], None]
 
 
 def _start_worker(worker_id: int, *, then: WorkerStart | None) -> None:
-    """Set up a loader process: one thread, and it lives through a Ctrl-C that is for the run.
+    """Set up a loader process: one thread, and Ctrl-C is left to the main process.
 
-    A SIGTERM ends it: the DataLoader has replaced what a forked process had of the main process.
+    SIGTERM still ends it: the DataLoader has replaced the handlers of a forked process.
     """
     torch.set_num_threads(1)
-    cv2.setNumThreads(0)  # no thread beside the one that calls
+    cv2.setNumThreads(0)  # no threads but the calling one
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if then is not None:
         then(worker_id)
@@ -135,10 +133,9 @@ def train_loader(
     pin_memory: bool,
     worker_init: WorkerStart | None = None,
 ) -> DataLoader:
-    """Batches (uint8 (N,3,H,W), uint8 (N,H,W)) in the sampler's order.
+    """Batches (uint8 (N,3,H,W), uint8 (N,H,W)) in the order of the sampler.
 
-    ``worker_init`` is called with its number in each loader process, after threads and signals were
-    set there.
+    `worker_init` is called with its number in each loader process once threads and signals are set.
     """
     return _Loader(
         dataset,
@@ -159,10 +156,10 @@ def val_loader(
     pin_memory: bool,
     worker_init: WorkerStart | None = None,
 ) -> DataLoader:
-    """The samples ``indices`` in order, as lists of up to ``batch_size`` (index, image, label).
+    """The samples `indices` in order, as lists of up to `batch_size` (index, image, label).
 
-    Samples that ``dataset`` gives as None are left out, so a list may be empty. Iterate it as often
-    as you like: its processes stay. ``worker_init`` as for :func:`train_loader`.
+    Samples that are None are left out, so a list may be empty. The processes stay for the next
+    iteration. `worker_init` is as for `train_loader`.
     """
     return _Loader(
         _Numbered(dataset),

@@ -1,4 +1,4 @@
-"""What the machine has for loader processes: cores and shared memory, and how their end is told."""
+"""Cores and shared memory for loader processes, and messages about those that died."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pathlib import Path
 from utils.runtime.console import size_text
 
 MAX_WORKERS = 8
-PREFETCH = 2  # batches ahead for each loader process; torch's default
+PREFETCH = 2  # batches that each loader process fetches ahead; torch's default
 SHARED_MEMORY = Path("/dev/shm")
 
-# The files of a control group that limit its CPU time: of version 2, and of version 1.
+# The files of control groups, version 2 and version 1, that limit their CPU time.
 QUOTA_FILES = ("cpu.max", "cpu.cfs_quota_us")
 
 
 def available_cores() -> int:
-    """Cores that this process may use: by affinity, and by the CPU quota of its control groups."""
+    """Cores that this process may use, by its affinity and the CPU quota of its control groups."""
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
@@ -33,7 +33,7 @@ def _quota(root: Path) -> float:
     quota = math.inf
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:  # not Linux, or not told
+    except OSError:  # not Linux, or not readable
         return quota
     for line in lines:  # "0::/path" of version 2, "4:cpu,cpuacct:/path" of version 1
         _, controllers, path = line.split(":", 2)
@@ -42,7 +42,7 @@ def _quota(root: Path) -> float:
         for mount in ("", controllers, "cpu") if controllers else ("", "unified"):
             top = root / "sys/fs/cgroup" / mount
             group = top / path.lstrip("/")
-            # In a container, the path may be that of the host: then only the top is there.
+            # In a container the path may be that of the host; then only the top exists.
             for folder in (group, *group.parents):
                 quota = min(quota, _folder_quota(folder))
                 if folder == top:
@@ -57,7 +57,7 @@ def _folder_quota(folder: Path) -> float:
             if name == "cpu.cfs_quota_us":
                 words += (folder / "cpu.cfs_period_us").read_text().split()
             time, period = float(words[0]), float(words[1])
-        except (OSError, ValueError, IndexError):  # no such file; "max"
+        except (OSError, ValueError, IndexError):  # missing file, or "max"
             continue
         if time > 0 and period > 0:  # -1: no limit
             return time / period
@@ -65,10 +65,9 @@ def _folder_quota(folder: Path) -> float:
 
 
 def default_num_workers(local_world_size: int) -> int:
-    """Loader processes of each of the machine's training processes.
+    """How many loader processes each training process on the machine gets.
 
-    As many as it has cores, at most 8: they wait for the disk and for the training, and where that
-    runs on the cores too they take little of them. None where it has but one core.
+    One for each of its cores, at most 8; none if it has only one core.
     """
     cores = available_cores() // local_world_size
     return min(cores, MAX_WORKERS) if cores > 1 else 0
@@ -81,36 +80,39 @@ def check_shared_memory(
     local_world_size: int = 1,
     directory: Path = SHARED_MEMORY,
 ) -> str | None:
-    """A line where the batches on their way from loader processes may not fit in shared memory.
-
-    ``batch_bytes`` is what one batch of this process takes: 4 bytes a pixel.
-    """
+    """A warning if batches of `batch_bytes` from loader processes may not fit in shared memory."""
     if num_workers == 0 or not directory.is_dir():
         return None
-    # Those fetched ahead, one being made by each, and the one in use.
+    # Each process has its prefetched batches and makes another; one more is in use.
     needed = batch_bytes * (num_workers * (PREFETCH + 1) + 1) * local_world_size
     free = shutil.disk_usage(directory).free
     if needed <= free:
         return None
     return (
-        f"the batches on their way may need {size_text(needed)} of shared memory, and {directory} "
-        f"has {size_text(free)} free; {_remedy(needed)}"
+        f"loader processes may need {size_text(needed)} of shared memory for batches, but "
+        f"{directory} has only {size_text(free)} free; {_remedy(needed)}"
     )
 
 
 def _remedy(needed: int = 0) -> str:
     gib = max(8, math.ceil(2 * needed / 2**30))
     return (
-        "use --num_workers 0 or a smaller number or --batch_size, or in a container more: "
+        "use a smaller --num_workers (0 needs none) or --batch_size, or give a container more: "
         f"docker run --shm-size={gib}g"
     )
 
 
+RESTART_HINT = (
+    "perhaps the machine ran out of memory: use a smaller --num_workers; then continue with "
+    "--continue_training"
+)
+
+
 class WorkerError(RuntimeError):
-    """A loader process ended on its own; the message is one line."""
+    """A loader process died; the message is one line."""
 
 
-# What torch says when a loader process can't get shared memory; its blocks are named /torch_...
+# What torch says when shared memory runs out; its blocks are named /torch_...
 SHARED_MEMORY_ERRORS = re.compile(
     r"bus error|out of shared memory|insufficient shared memory|unable to [^\n]*</?torch_",
     re.IGNORECASE,
@@ -122,8 +124,8 @@ EXITED = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) exited unexp
 
 
 def _whole_text(error: BaseException | None) -> str:
-    """Of the error and of those that led to it: which names the signal is a matter of timing."""
-    texts = []
+    """The text of the error and of its causes; any of them may name the signal."""
+    texts: list[str] = []
     while error is not None:
         texts.append(str(error))
         error = error.__cause__ or error.__context__
@@ -131,13 +133,13 @@ def _whole_text(error: BaseException | None) -> str:
 
 
 def shared_memory_error(error: BaseException) -> bool:
-    """Whether a loader process failed for want of shared memory."""
+    """Whether a loader process failed because shared memory ran out."""
     text = _whole_text(error)
     return bool(SHARED_MEMORY_ERRORS.search(text)) and not TOO_MANY_FILES.search(text)
 
 
 def worker_death_line(error: BaseException) -> str | None:
-    """One line on a loader process that ended on its own; None for any other error."""
+    """One line about a loader process that died; None for any other error."""
     if isinstance(error, WorkerError):
         return str(error)
     text = _whole_text(error)
@@ -147,32 +149,23 @@ def worker_death_line(error: BaseException) -> str | None:
         return "loader processes have too many files open; raise the limit: ulimit -n 65536"
     if killed := KILLED.search(text):
         pid, name = killed.groups()
-        return f"loader process {pid} was ended by a signal ({name}); {_restart_hint()}"
+        return f"a signal ({name}) killed loader process {pid}; {RESTART_HINT}"
     if exited := EXITED.search(text):
-        return f"loader process {exited[1].strip()} ended unexpectedly; {_restart_hint()}"
+        return f"loader process {exited[1].strip()} ended unexpectedly; {RESTART_HINT}"
     return None
 
 
 def as_worker_error(error: BaseException) -> WorkerError | None:
-    """What a DataLoader with workers raised, if it is about one that ended; else None.
+    """The WorkerError for an error that a DataLoader raised because a process died; else None.
 
-    Reading from a process that has just ended may fail with hardly a text, before torch has been
-    told why it ended.
+    Reading from a process that has just died may fail before torch knows why it died.
     """
     unnamed = isinstance(error, FileNotFoundError) and error.filename is None  # its socket
     if isinstance(error, EOFError | ConnectionError) or unnamed:
         try:
-            time.sleep(WAIT_FOR_REASON)  # torch's signal handler raises out of it
+            time.sleep(WAIT_FOR_REASON)  # torch's signal handler raises the reason here
         except RuntimeError as reason:
             error = reason
-        line = worker_death_line(error) or f"a loader process ended; {_restart_hint()}"
-    else:
-        line = worker_death_line(error)
+        return WorkerError(worker_death_line(error) or f"a loader process ended; {RESTART_HINT}")
+    line = worker_death_line(error)
     return None if line is None else WorkerError(line)
-
-
-def _restart_hint() -> str:
-    return (
-        "if nobody ended it, the machine may have run out of memory: use a smaller --num_workers; "
-        "go on with --continue_training"
-    )

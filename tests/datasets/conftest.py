@@ -107,7 +107,7 @@ def picture() -> Image.Image:
 
 
 def label_picture(palette: bool = False) -> Image.Image:
-    """Values 0..3, as grey or as palette indices."""
+    """Values 0..3, as gray or as palette indices."""
     values = np.random.default_rng(1).integers(0, 4, PICTURE_SIZE[::-1], dtype=np.uint8)
     label = Image.fromarray(values)
     if palette:
@@ -118,13 +118,13 @@ def label_picture(palette: bool = False) -> Image.Image:
 @pytest.fixture(scope="session")
 def pictures() -> dict[str, bytes]:
     """File contents by suffix: `picture()` in any format; "label" in it: `label_picture()`."""
-    rgb, grey = picture(), np.asarray(picture().convert("L"))
+    rgb, gray = picture(), np.asarray(picture().convert("L"))
     files = {
         "jpg": (rgb, "JPEG", {"quality": 95}),
         "progressive.jpg": (rgb, "JPEG", {"progressive": True}),
         "png": (rgb, "PNG", {}),
         "alpha.png": (rgb.convert("RGBA"), "PNG", {}),
-        "16.png": (Image.fromarray(grey.astype(np.uint16) * 257), "PNG", {}),
+        "16.png": (Image.fromarray(gray.astype(np.uint16) * 257), "PNG", {}),
         "tif": (rgb, "TIFF", {}),
         "lzw.tif": (rgb, "TIFF", {"compression": "tiff_lzw"}),
         "webp": (rgb, "WEBP", {"quality": 90}),

@@ -49,7 +49,7 @@ def one_line(error: BaseException) -> str:
 
 
 def test_transposed_sizes_get_a_hint_at_the_orientation(pair: tuple[Path, Path]) -> None:
-    hint = "; the image has an EXIF orientation, and labels belong to the pixels as stored"
+    hint = "; the image has an EXIF orientation, and the label must fit the stored pixels"
     exif = Image.Exif()
     exif[0x0112] = 6
     photo = pair[0].with_suffix(".jpg")
@@ -78,7 +78,9 @@ def test_missing_files_may_be_left_to_loading(pair: tuple[Path, Path]) -> None:
         with pytest.raises(DataError, match=f"cannot read {path}: No such file or directory$"):
             data.load(index)
     del images[1], labels[1]
-    with pytest.raises(FileNotFoundError, match=f"1 of 2 image files missing, the first: {gone}"):
+    with pytest.raises(
+        FileNotFoundError, match=f"1 of 2 image files are missing, the first: {gone}"
+    ):
         TwoClasses(images, labels, ["a", "c"], allow_missing=True)
 
 

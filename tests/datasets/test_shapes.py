@@ -1,4 +1,4 @@
-"""The embedded data set: repeatable, disjoint, and not to be solved by colour."""
+"""The embedded data set: repeatable, disjoint, and not to be solved by color."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def mean_iou(labels: np.ndarray, predictions: np.ndarray) -> float:
 @pytest.mark.parametrize("bins", [16, 32])
 @pytest.mark.parametrize("prior", ["as counted", "equal"])
 def test_color_alone_does_not_tell_the_classes(bins: int, prior: str) -> None:
-    """Bayes classifier on a colour histogram of the training pixels: what colour can give."""
+    """Bayes classifier on a color histogram of the training pixels: what color can give."""
 
     def cell(images: np.ndarray) -> np.ndarray:
         quantized = images.astype(np.int64) * bins // 256

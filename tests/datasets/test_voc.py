@@ -134,7 +134,7 @@ def test_a_split_file_that_is_not_utf8(make_voc: MakeVoc) -> None:
     with pytest.raises(ValueError) as caught:
         VOCSegmentation(root)
     assert str(caught.value) == (
-        f"split file {path} is not UTF-8; it must list image names, one a line"
+        f"split file {path} is not UTF-8; it must list one image name per line"
     )
 
 
@@ -157,14 +157,14 @@ def test_missing_label_and_missing_augmentation(make_voc: MakeVoc) -> None:
     label.unlink()
     with pytest.raises(FileNotFoundError) as caught:
         VOCSegmentation(root)
-    assert f"1 of 3 label files missing, the first: {label}" in str(caught.value)
+    assert f"1 of 3 label files are missing, the first: {label}" in str(caught.value)
 
 
 def test_augmentation_without_train_labels(make_voc: MakeVoc) -> None:
     root = make_voc(aug=True)
     for name in "abcf":
         (root / f"VOCdevkit/VOC2012/SegmentationClassAug/{name}.png").unlink()
-    with pytest.raises(ValueError, match="outside val.txt"):
+    with pytest.raises(ValueError, match="are in val.txt"):
         VOCSegmentation(root, "2012_aug", "train")
 
 

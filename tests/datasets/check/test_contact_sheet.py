@@ -14,7 +14,7 @@ RED, GREEN, BLUE = (200, 0, 0), (0, 200, 0), (0, 0, 200)
 
 
 class Halves(SegmentationDataset):
-    """Grey images whose upper half is class 0, their lower half ignored or class 1."""
+    """Gray images whose upper half is class 0, their lower half ignored or class 1."""
 
     facts = ClassFacts(
         ("red", "a very long name, longer than a cell of the legend", "blue"),
@@ -64,7 +64,7 @@ def test_every_sample_is_there_beside_its_label(
         assert bare == pytest.approx(num_samples * area * 1.5, rel=0.02)
 
 
-def test_the_legend_has_all_classes_and_greys_those_that_do_not_occur(tmp_path: Path) -> None:
+def test_the_legend_has_all_classes_and_grays_those_that_do_not_occur(tmp_path: Path) -> None:
     sheet = drawn(tmp_path, Halves((36, 48), lower=1), 3)
     for color in ((160, 40, 40), (40, 160, 40)):
         assert count(sheet, color) in (3 * 300 * 112, 3 * 300 * 113)  # of 225 rows
@@ -78,5 +78,7 @@ def test_the_legend_has_all_classes_and_greys_those_that_do_not_occur(tmp_path: 
 
 
 def test_no_sample_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="needs a sample; no image of the data set can be read"):
+    with pytest.raises(
+        ValueError, match="needs a sample, but no image of the data set can be read"
+    ):
         save_contact_sheet({}, [], tmp_path / "sheet.png")

@@ -23,9 +23,9 @@ from datasets.check.counts import (
 from datasets.facts import ClassFacts, make_label_table, make_palette
 
 # Three classes and what is ignored, counted by hand:
-#   a: 8 pixels of class 0, 2 of class 1, 2 ignored -> 10 labelled
-#   b: 5 pixels of class 0, 1 ignored               ->  5 labelled
-#   c: 3 pixels of class 1, 7 of class 0            -> 10 labelled
+#   a: 8 pixels of class 0, 2 of class 1, 2 ignored -> 10 labeled
+#   b: 5 pixels of class 0, 1 ignored               ->  5 labeled
+#   c: 3 pixels of class 1, 7 of class 0            -> 10 labeled
 LABELS = {
     "a": [[0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 255, 255]],
     "b": [[0, 0, 0], [0, 0, 255]],
@@ -102,9 +102,9 @@ def test_a_balanced_set_of_whole_images_weighs_every_class_the_same() -> None:
     assert median_frequency_weights(count_classes(dataset, num_workers=0)).tolist() == [1, 1, 1]
 
 
-def test_no_labelled_pixel_gives_no_weights() -> None:
+def test_no_labeled_pixel_gives_no_weights() -> None:
     counts = count_classes(Lists([[[255, 255]]]), num_workers=0)
-    with pytest.raises(ValueError, match="no labelled pixel in the training set.*--check_data"):
+    with pytest.raises(ValueError, match="the training set has no labeled pixel.*--check_data"):
         median_frequency_weights(counts)
 
 
@@ -125,7 +125,7 @@ def test_a_bad_label_is_an_error_or_left_out_and_then_nothing_is_kept(
     counts = count_classes(three, num_workers=num_workers, skip_bad_files=True)
     assert counts.num_images == 2 and counts.pixels.tolist() == [15, 5, 0]
     _, notes = class_weights(three, kept_in=tmp_path, num_workers=0, skip_bad_files=True)
-    assert "counted in 2 labels, not kept: 1 could not be read" in notes[0]
+    assert "counted in 2 labels, not kept: 1 labels could not be read" in notes[0]
     assert not (tmp_path / ".class_counts.json").exists()
 
 
@@ -134,7 +134,7 @@ def test_a_missing_label_is_left_out(three: Three, tmp_path: Path) -> None:
     _, notes = class_weights(
         three, kept_in=tmp_path, num_workers=0, progress=False, skip_bad_files=True
     )
-    assert "counted in 2 labels, not kept: 1 could not be read" in notes[0]
+    assert "counted in 2 labels, not kept: 1 labels could not be read" in notes[0]
 
 
 def weigh(dataset: SegmentationDataset, folder: Path) -> tuple[list[float], list[str], bool]:
@@ -155,7 +155,7 @@ def test_weights_are_counted_once_and_kept_beside_the_data(three: Three, tmp_pat
     assert counted and np.allclose(weights, WEIGHTS)
     assert f"counted in 3 labels, kept in {kept}" in notes[0]
     assert "wood 0.656, metal 2.1, glass 0" in notes[0]
-    assert notes[1:] == ["never in the training set, class weight 0: glass"]
+    assert notes[1:] == ["never in the training set, so of class weight 0: glass"]
     again, notes, counted = weigh(three, tmp_path)
     assert not counted and again == weights and f"counts of {kept}" in notes[0]
     assert [path.name for path in tmp_path.glob(".*")] == [kept.name]  # no temporary file
@@ -248,9 +248,7 @@ def test_what_cannot_be_kept_is_said_and_counted_each_time(
     for _ in range(2):
         weights, notes, counted = weigh(three, tmp_path / "file" / "folder")
         assert counted and np.allclose(weights, WEIGHTS)
-        assert (
-            "not kept, so the next run counts again" in notes[0] and "Not a directory" in notes[0]
-        )
+        assert "not kept: " in notes[0] and "Not a directory" in notes[0]
 
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -288,7 +286,7 @@ def test_results_come_in_order_and_a_killed_process_is_one_line() -> None:
         )
 
     assert mapped(3, 0) == mapped(3, 2) == mapped(2, 3) + [4] == [0, 1, 4]
-    with pytest.raises(DataError, match=r"ended at one of the 2 samples from sample \d on"):
+    with pytest.raises(DataError, match=r"died at one of the 2 samples from sample \d on"):
         mapped(9, 1)
 
 

@@ -51,7 +51,7 @@ def test_images_of_val_may_be_in_trainval_only(
     if train == "trainval":
         assert got.problems == [] and got.notes == [copies]
     else:
-        assert got.problems[0] == f"{copies}; scores would flatter, take them out of one"
+        assert got.problems[0] == f"{copies}; scores would be too good: remove them from one split"
         paths = f"1 image file in both {train} and val, the first {tmp_path / '3.jpg'}; scores"
         assert [line.startswith(paths) for line in got.problems[1:]] == ([True] if sample else [])
 
@@ -60,13 +60,13 @@ def test_images_of_val_may_be_in_trainval_only(
 def test_what_is_trained_on_is_judged_by_any_name(tmp_path: Path, train: str) -> None:
     val = files(tmp_path / "val", 9, values=(0, 2))
     nothing = report({train: files(tmp_path / "a", 1, values=(255,)), "val": val})
-    assert nothing.problems == [f"{train}: no pixel is labelled, all are ignored"]
+    assert nothing.problems == [f"{train}: all pixels are ignored, none is labeled"]
     one = report({train: files(tmp_path / "b", 1, values=(0,)), "val": val})
     assert len(one.problems) == 1
-    assert one.problems[0].startswith(f"{train}: all labelled pixels are wood, so there is noth")
+    assert one.problems[0].startswith(f"{train}: all labeled pixels are wood, so there is noth")
     two = report({train: files(tmp_path / "c", 1, values=(0, 1)), "val": val})
-    assert two.problems == [f"in val but never in {train}, can't be learnt: glass"]
-    assert two.notes == [f"in {train} but never in val, not scored: metal"]
+    assert two.problems == [f"in val but never in {train}, so not learned: glass"]
+    assert two.notes == [f"in {train} but never in val, so not scored: metal"]
     many = report({train: files(tmp_path / "d", *range(20, 60)), "val": val})
     chosen = [split for split, _ in many.sheet_samples]
     assert (chosen.count(train), chosen.count("val")) == (8, 1)
@@ -75,13 +75,13 @@ def test_what_is_trained_on_is_judged_by_any_name(tmp_path: Path, train: str) ->
 @pytest.mark.parametrize("sample", [None, 8])
 def test_images_that_viewers_show_turned_are_counted(tmp_path: Path, sample: int | None) -> None:
     splits = {"train": files(tmp_path, 1, 2, 3, turned=2), "val": files(tmp_path, 4)}
-    note = " an EXIF orientation: labels belong to the pixels as stored (predict.py turns images "
+    note = " an EXIF orientation; training ignores it, so labels must fit the stored pixels "
     got = report(splits, sample)
-    assert got.ok and got.notes == [f"2 images have{note}upright)"]
+    assert got.ok and got.notes == [f"2 images have{note}(predict.py turns images upright)"]
     del splits["train"].images[0]
     splits["val"] = files(tmp_path, 4, turned=1)
     splits["train"] = files(tmp_path, 1)
-    assert report(splits, sample).notes == [f"1 image has{note}upright)"]
+    assert report(splits, sample).notes == [f"1 image has{note}(predict.py turns images upright)"]
 
 
 def test_in_brief_a_single_class_is_asked_about(tmp_path: Path) -> None:
@@ -98,8 +98,8 @@ def test_in_brief_a_single_class_is_asked_about(tmp_path: Path) -> None:
     splits = {split: Folder(tmp_path, split) for split in ("train", "val")}
     got = report(splits, sample=8)
     assert got.ok and got.notes == [
-        "train: in all 8 images looked at the only class is background; are the values in the "
-        "label files what the class list says? --check_data looks at all"
+        "train: the only class in the 8 checked images is background; does the class list fit "
+        "the label files? --check_data checks all images"
     ]
     Image.fromarray(np.ones((4, 6), np.uint8)).save(tmp_path / "labels/train/0.png")
     assert report(splits, sample=8).notes == []

@@ -100,13 +100,13 @@ def test_every_sample_that_cannot_be_used_is_named(num_workers: int) -> None:
     assert report.problems == [
         "train: cannot read x.png: broken",
         "train: sample t4: ZeroDivisionError: some bug",
-        "train: sample t5: image (4, 4, 3) uint8 and label (4, 5) uint8; must be (H, W, 3) and "
-        "(H, W), both uint8",
-        "train: sample t6: image (4, 5, 3) uint8 and label (4, 5) int64; must be (H, W, 3) and "
-        "(H, W), both uint8",
+        "train: sample t5: image (4, 4, 3) uint8 and label (4, 5) uint8; they must be (H, W, 3) "
+        "and (H, W), both uint8",
+        "train: sample t6: image (4, 5, 3) uint8 and label (4, 5) int64; they must be (H, W, 3) "
+        "and (H, W), both uint8",
         "train: the label of sample t7 has train id 3; allowed: 0..2 and 255 (ignored)",
     ]
-    assert report.text().endswith("\n5 problems: training would suffer")
+    assert report.text().endswith("\n5 problems: fix the data before training")
     skipping = checked([*good(0), *bad], num_workers=num_workers, skip_bad_files=True)
     assert skipping.ok and skipping.notes == report.problems
 
@@ -114,13 +114,13 @@ def test_every_sample_that_cannot_be_used_is_named(num_workers: int) -> None:
 def test_more_than_twenty_bad_files_are_counted() -> None:
     report = checked([*good(0), *(DataError(f"bad {i}") for i in range(33))])
     assert report.problems[19] == "train: bad 19"
-    assert report.problems[20:] == ["13 more samples can't be used"]
+    assert report.problems[20:] == ["13 more samples cannot be read"]
 
 
 def test_a_split_of_which_nothing_can_be_read_is_a_problem_whatever_is_skipped() -> None:
     report = checked(good(0), [DataError("bad")], skip_bad_files=True)
     assert report.problems == ["val: no sample can be read"] and report.notes == ["val: bad"]
-    assert "val: 1 image, none can be read" in report.table()
+    assert "val: 1 image, none of which can be read" in report.table()
 
 
 def test_the_same_image_in_train_and_val_is_a_problem() -> None:
@@ -128,7 +128,8 @@ def test_the_same_image_in_train_and_val_is_a_problem() -> None:
     val = [*good(50), (train[1][0].copy(), label_of(0, 1, 2))]
     report = checked(train, val)
     assert report.problems == [
-        "1 image in both train and val: t1 = v3; scores would flatter, take them out of one"
+        "1 image in both train and val: t1 = v3; scores would be too good: remove "
+        "them from one split"
     ]
     one_off = train[1][0].copy()
     one_off[0, 0, 0] ^= 1
@@ -148,16 +149,16 @@ def test_an_image_twice_in_a_split_or_in_test_too_is_a_note() -> None:
     ]
 
 
-def test_a_split_without_a_labelled_pixel() -> None:
+def test_a_split_without_a_labeled_pixel() -> None:
     nothing = [(picture(9), label_of(NONE))]
-    assert checked(nothing).problems == ["train: no pixel is labelled, all are ignored"]
+    assert checked(nothing).problems == ["train: all pixels are ignored, none is labeled"]
     report = checked(good(0), nothing)
-    assert report.problems == ["val: no pixel is labelled, all are ignored"] and not report.notes
+    assert report.problems == ["val: all pixels are ignored, none is labeled"] and not report.notes
     assert "never" not in report.table()
     some = checked(good(0) + nothing)
-    assert some.ok and some.notes == ["train: 1 image without a labelled pixel: t3"]
+    assert some.ok and some.notes == ["train: 1 image without any labeled pixel: t3"]
     test = check({"test": Arrays("x", nothing)}, num_workers=0, progress=False)
-    assert test.ok and test.notes[0] == "test: no pixel is labelled, all are ignored"
+    assert test.ok and test.notes[0] == "test: all pixels are ignored, none is labeled"
 
 
 def test_classes_that_are_missing() -> None:
@@ -165,20 +166,20 @@ def test_classes_that_are_missing() -> None:
         return [(picture(seed), label_of(*values))]
 
     unseen = checked(of(0, 0, 1), of(1, 0, 2))
-    assert unseen.problems == ["in val but never in train, can't be learnt: glass"]
-    assert unseen.notes == ["in train but never in val, not scored: metal"]
+    assert unseen.problems == ["in val but never in train, so not learned: glass"]
+    assert unseen.notes == ["in train but never in val, so not scored: metal"]
     flags = [line.split("  ")[-1] for line in unseen.table().split("\n")[-2:]]
     assert flags == ["never in val", "never in train"]
 
     unscored = checked(of(0, 0, 1, 2), of(1, 0, 1))
-    assert unscored.ok and unscored.notes == ["in train but never in val, not scored: glass"]
+    assert unscored.ok and unscored.notes == ["in train but never in val, so not scored: glass"]
 
     never = checked(of(0, 0, 1), of(1, 0, 1))
     assert never.ok and never.notes == ["1 class in no label: glass"]
 
     single = checked(of(0, 0, NONE), of(1, 0, NONE))  # what 0/255 masks are without a class list
     assert len(single.problems) == 1
-    assert "all labelled pixels are wood, so there is nothing to tell apart" in single.problems[0]
+    assert "all labeled pixels are wood, so there is nothing to learn" in single.problems[0]
 
 
 def test_in_brief_a_few_are_loaded_and_what_they_cannot_tell_is_not_judged() -> None:
@@ -194,7 +195,7 @@ def test_in_brief_a_few_are_loaded_and_what_they_cannot_tell_is_not_judged() -> 
     report = checked([sample(i) for i in range(90)], good(500, 2), sample=4)
     assert loaded == [0, 30, 59, 89]
     assert report.ok and len(report.notes) == 1
-    assert "train: 4 of 90 images looked at, 5x4;" in report.table()
+    assert "train: 4 of 90 images checked, 5x4;" in report.table()
     assert "val: 2 images, 5x4;" in report.table()
 
 
@@ -221,7 +222,7 @@ def die() -> None:
 
 
 def test_a_killed_process_is_one_line() -> None:
-    with pytest.raises(DataError, match="a loader process ended at one of the 2 samples"):
+    with pytest.raises(DataError, match="a loader process died at one of the 2 samples"):
         checked([*good(0), die], num_workers=1)
 
 
@@ -261,7 +262,7 @@ def test_in_brief_a_file_that_is_in_both_lists_is_found_without_loading_it(tmp_p
     del train.images[5], train.labels[5], train.names[5]
     report = check({"train": train, "val": val}, num_workers=0, sample=2, progress=False)
     assert report.problems == [
-        f"1 image file in both train and val, the first {tmp_path}/4.jpg; scores would flatter"
+        f"1 image file in both train and val, the first {tmp_path}/4.jpg; scores would be too good"
     ]
 
 

@@ -27,7 +27,7 @@ def test_a_line_is_the_name_of_its_value(tmp_path: Path) -> None:
     assert got.facts.class_names == ("road", "building, edifice", "häuser 2")
     assert known_values(got) == {0: 0, 1: 1, 2: 2, 255: 255}
     assert got.facts.colors is None and not got.has_values
-    # The first colours of the VOC development kit, and its colour of 255.
+    # The first colors of the VOC development kit, and its color of 255.
     expected = [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
     assert got.facts.palette[:3].tolist() == expected
     assert got.facts.palette[255].tolist() == [224, 224, 192]
@@ -105,7 +105,7 @@ TXT = "classes.txt"
         (TXT, "a\nb\n".encode("utf-16"), "line 1 is not UTF-8"),
         (TXT, "a\nb\0\n", "zero bytes"),
         (TXT, "a\n\nb\n", "line 2 is empty"),
-        (TXT, "a\nb\na\n", "line 3: the name 'a' is that of line 1 too"),
+        (TXT, "a\nb\na\n", "line 3: the name 'a' is also that of line 1"),
         (TXT, "a\nroad,128,64,128\n", "line 2, 'road,128,64,128', holds more than a name"),
         (TXT, "0: a\n1: b\n", "line 1, '0: a', holds more than a name"),
         (TXT, "a\nb\x1b[2J\n", r"line 2: the name 'b\\x1b\[2J' holds control characters"),
@@ -115,21 +115,21 @@ TXT = "classes.txt"
         (CSV, "a,b\n1,2\n", "line 1 is 'a, b'; the header must be name, perhaps with color"),
         (CSV, "road,128,64,128\n", "the header must be name"),
         (CSV, "name,r,g\na,1,2\n", "the header must be name"),
-        (CSV, "name,colour\na,#000000\n", "the header must be name"),
+        (CSV, "name,hue\na,#000000\n", "the header must be name"),
         (CSV, "name,name\na,b\n", "the header must be name"),
         (CSV, "name,r,g,b,color\n", "the header must be name"),
         (CSV, "name\n", "names 0 classes"),
         (CSV, "name,value\na,1\nb,2,3\n", "line 3 has 3 fields, the header 2"),
         (CSV, 'name,value\na,"1\n', "line 3 is not CSV: unexpected end"),
         (CSV, "name,value\n,1\nb,2\n", "line 2 has no name"),
-        (CSV, "name,value\na,1\nb,1\n", "line 3: the value 1 is that of line 2 too"),
-        (CSV, "name,value\na,1-5\nb,5\n", "line 3: the value 5 is that of line 2 too"),
-        (CSV, "name,value\na,5;5\nb,6\n", "line 2: the value 5 is that of line 2 too"),
+        (CSV, "name,value\na,1\nb,1\n", "line 3: the value 1 is also that of line 2"),
+        (CSV, "name,value\na,1-5\nb,5\n", "line 3: the value 5 is also that of line 2"),
+        (CSV, "name,value\na,5;5\nb,6\n", "line 2: the value 5 is also that of line 2"),
         (CSV, "name,value\na,0\nb,256\n", "line 3: values must be 0..255"),
         (CSV, "name,value\na,0\nb,0-999999999\n", "line 3: values must be 0..255"),
         (CSV, "name,value\na,0\nb,5-3\n", "line 3: .* ranges in ascending order, got '5-3'"),
         (CSV, "name,value\na,0\nb,-1\n", "line 3: a value is written 7 or 7;9;20-25, got '-1'"),
-        (CSV, "name,value\na,0\nb,\n", "line 3, class 'b', has no value, others have one"),
+        (CSV, "name,value\na,0\nb,\n", "line 3, class 'b', has no value, but others have one"),
         (CSV, "name,color\na,\nb,#000000\n", "line 2, class 'a', has no color"),
         (CSV, "name,color\na,#000\nb,#000000\n", "line 2: a color is written #rrggbb, got '#000'"),
         (
@@ -138,7 +138,11 @@ TXT = "classes.txt"
             "line 3: r, g and b are numbers 0..255, got 0, 0, 256",
         ),
         (CSV, "name,r,g,b\na,0,0,0\nb,0,,1\n", "line 3: r, g and b are numbers 0..255, got 0, , 1"),
-        (CSV, "name,r,g,b\na,0,1,2\nb,0,1,2\n", r"line 3: the color \(0, 1, 2\) is that of line 2"),
+        (
+            CSV,
+            "name,r,g,b\na,0,1,2\nb,0,1,2\n",
+            r"line 3: the color \(0, 1, 2\) is also that of line 2",
+        ),
     ],
 )
 def test_mistakes_are_named_in_one_line(

@@ -112,7 +112,9 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     assert all(np.array_equal(data.load(i)[1], VALUES) for i in range(5))
     (tmp_path / "real/i/linked.png").unlink()
     (tmp_path / "real/i/linked.png").symlink_to("gone.png")
-    with pytest.raises(FileNotFoundError, match=r"1 of 5 image files missing, the first: .*linked"):
+    with pytest.raises(
+        FileNotFoundError, match=r"1 of 5 image files are missing, the first: .*linked"
+    ):
         Folder(root, "train")
 
 
@@ -146,9 +148,9 @@ def test_hidden_and_other_files_are_no_samples(tmp_path: Path) -> None:
     assert data.names == ["a"]
     images = tmp_path / "images"
     assert data.notes == [
-        f"left out: 1 files in {images / 'train'} without an image's suffix, the first: "
+        f"left out: 1 files in {images / 'train'} without the suffix of an image, the first: "
         f"{images / 'train' / 'Thumbs.db'}",
-        f"left out: 2 files or folders in {images} that are of no split, the first: "
+        f"left out: 2 files or folders in {images} that belong to no split, the first: "
         f"{images / 'more'}",
         f"left out: 1 labels without an image, the first: {tmp_path / 'labels/train/old/z.png'}",
     ]
@@ -173,7 +175,7 @@ def test_images_without_label_are_named_and_counted(tmp_path: Path) -> None:
         Folder(tmp_path)
     line = one_line(caught.value)
     assert f"3 of 4 images have no label, the first: {tmp_path / images[1]} " in line
-    assert f"(looked for {tmp_path / 'labels/train/b'}.*)" in line
+    assert f"(searched for {tmp_path / 'labels/train/b'}.*)" in line
     assert "2 labels have no image" in line
 
 
@@ -212,9 +214,9 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     (root / "images").mkdir()
     assert f"no folder {root / 'labels'} (or annotations, masks)" in error()
     (root / "labels").mkdir()
-    assert f"the data set is empty: no image in {root / 'images'}" in error()
+    assert f"the data set is empty: {root / 'images'} and the folders in it hold no" in error()
     (root / "images/train").mkdir()
-    assert f"the split train is empty: no image in {root / 'images/train'}" in error()
+    assert f"the split train is empty: {root / 'images/train'} and" in error()
     assert f"no folder {root / 'images/val'}" in error("val") and "--val_fraction" in error("val")
     assert f"no folder {root / 'images/test'}" in error("test")
     assert "val_fraction" not in error("test")
@@ -224,7 +226,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     assert "train and " in error() and "training are both for train; keep one" in error()
     for folder in ("labels", "masks"):
         save_label(root / folder / "train/a.png")
-    assert f"labels are in {root / 'labels'} and in {root / 'masks'}; keep one" in error()
+    assert f"labels are in {root / 'labels'} and {root / 'masks'}; keep one" in error()
     with pytest.raises(ValueError, match="unknown split 'trainval'; allowed: train, val, test"):
         Folder(root, "trainval")
 

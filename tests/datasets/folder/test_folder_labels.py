@@ -1,4 +1,4 @@
-"""What the label files of a folder may hold: values or colours, in many kinds of files."""
+"""What the label files of a folder may hold: values or colors, in many kinds of files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def save(root: Path, label: Image.Image, classes: str, name: str = "a.png") -> P
     return root
 
 
-def grey(values: Sequence[int], dtype: type = np.uint8) -> Image.Image:
+def gray(values: Sequence[int], dtype: type = np.uint8) -> Image.Image:
     return Image.fromarray(np.array([values] * 4, dtype=dtype))
 
 
@@ -44,7 +44,7 @@ def rgb(*colors: tuple[int, ...]) -> Image.Image:
 
 
 def palette(values: Sequence[int], *colors: tuple[int, int, int]) -> Image.Image:
-    image = grey(values)
+    image = gray(values)
     full = [*colors, *[(7, 7, 7)] * (256 - len(colors))]
     image.putpalette([channel for color in full for channel in color])
     assert image.mode == "P"
@@ -60,41 +60,41 @@ BOTH = "name,color,value\nred,#ff0000,5\nblue,#0000ff,6\n"
 X = 255
 RBXX = [0, 1, 255, 255, 0, 0]
 CELL = "name,color\ncell,#ffffff\nground,#000000\n"
-GREYS = "name,color\na,#808080\nb,#ffffff\nignored,#000000\n"
+GRAYS = "name,color\na,#808080\nb,#ffffff\nignored,#000000\n"
 
 
 @pytest.mark.parametrize(
     ("label", "classes", "expected"),
     [
-        (grey([0, 1, 2, 255, 1, 0]), NAMES, [0, 1, 2, X, 1, 0]),
-        (grey([0, 1, 2, 255, 1, 0], np.uint16), NAMES, [0, 1, 2, X, 1, 0]),
+        (gray([0, 1, 2, 255, 1, 0]), NAMES, [0, 1, 2, X, 1, 0]),
+        (gray([0, 1, 2, 255, 1, 0], np.uint16), NAMES, [0, 1, 2, X, 1, 0]),
         (palette([0, 1, 2, 255, 1, 0], WHITE, RED, RED), NAMES, [0, 1, 2, X, 1, 0]),
-        (grey([0, 255, 255, 0, 0, 0]), MASK, [0, 1, 1, 0, 0, 0]),
-        (grey([0, 255, 255, 0, 0, 0], np.uint16), MASK, [0, 1, 1, 0, 0, 0]),
-        (grey([0, 255, 255, 0, 0, 0], np.bool_), MASK, [0, 1, 1, 0, 0, 0]),
-        (grey([0, 1, 1, 0, 0, 0], np.bool_), NAMES, [0, 1, 1, 0, 0, 0]),
-        (grey([7, 9, 20, 255, 0, 3]), SPARSE, [0, 1, 1, X, X, X]),
+        (gray([0, 255, 255, 0, 0, 0]), MASK, [0, 1, 1, 0, 0, 0]),
+        (gray([0, 255, 255, 0, 0, 0], np.uint16), MASK, [0, 1, 1, 0, 0, 0]),
+        (gray([0, 255, 255, 0, 0, 0], np.bool_), MASK, [0, 1, 1, 0, 0, 0]),
+        (gray([0, 1, 1, 0, 0, 0], np.bool_), NAMES, [0, 1, 1, 0, 0, 0]),
+        (gray([7, 9, 20, 255, 0, 3]), SPARSE, [0, 1, 1, X, X, X]),
         (rgb(RED, BLUE, BLACK, BLACK, RED, RED), COLORS, RBXX),
         (rgb(*[(*c, 0) for c in (RED, BLUE, BLACK, BLACK, RED, RED)]), COLORS, RBXX),
         (rgb(RED, BLUE, BLUE, RED, RED, RED), BOTH, [0, 1, 1, 0, 0, 0]),
-        (grey([5, 6, 255, 255, 5, 5]), BOTH, RBXX),
-        # The palette is that of the class list: values, and 255 has no colour.
+        (gray([5, 6, 255, 255, 5, 5]), BOTH, RBXX),
+        # The palette is that of the class list: values, and 255 has no color.
         (palette([0, 1, 255, 255, 0, 0], RED, BLUE), COLORS, RBXX),
         # Any program's palette.
         (palette([2, 0, 1, 1, 2, 2], BLUE, BLACK, RED), COLORS, RBXX),
         # Stated values count, whatever the palette shows.
         (palette([5, 6, 6, 5, 5, 5], *[RED] * 5, BLUE, RED), BOTH, [0, 1, 1, 0, 0, 0]),
-        (grey([5, 6, 6, 5, 5, 255]), BOTH + "white,#ffffff,7\n", [0, 1, 1, 0, 0, X]),
-        # Masks of the colours that the list gives, not of values.
-        (grey([0, 255, 255, 0, 0, 0]), CELL, [1, 0, 0, 1, 1, 1]),
-        (grey([0, 255, 255, 0, 0, 0], np.bool_), CELL, [1, 0, 0, 1, 1, 1]),
-        (grey([128, 255, 0, 0, 128, 128]), GREYS, [0, 1, X, X, 0, 0]),
-        # 1 is no colour of the list; and black could be a value or a colour.
-        (grey([0, 1, 255, 0, 0, 0]), CELL, [0, 1, X, 0, 0, 0]),
-        (grey([0, 0, 0, 0, 0, 0]), CELL, [0] * 6),
-        # 255 is ignored either way, so nothing speaks for colours.
+        (gray([5, 6, 6, 5, 5, 255]), BOTH + "white,#ffffff,7\n", [0, 1, 1, 0, 0, X]),
+        # Masks of the colors that the list gives, not of values.
+        (gray([0, 255, 255, 0, 0, 0]), CELL, [1, 0, 0, 1, 1, 1]),
+        (gray([0, 255, 255, 0, 0, 0], np.bool_), CELL, [1, 0, 0, 1, 1, 1]),
+        (gray([128, 255, 0, 0, 128, 128]), GRAYS, [0, 1, X, X, 0, 0]),
+        # 1 is no color of the list; and black could be a value or a color.
+        (gray([0, 1, 255, 0, 0, 0]), CELL, [0, 1, X, 0, 0, 0]),
+        (gray([0, 0, 0, 0, 0, 0]), CELL, [0] * 6),
+        # 255 is ignored either way, so nothing speaks for colors.
         (
-            grey([0, 255, 0, 0, 0, 0]),
+            gray([0, 255, 0, 0, 0, 0]),
             "name,color\na,#808080\nb,#000000\nignored,#ffffff\n",
             [0, X, 0, 0, 0, 0],
         ),
@@ -109,12 +109,12 @@ def test_kinds_of_labels(
 
 
 def test_color_labels_that_were_shrunk(tmp_path: Path) -> None:
-    # What has few colours, or none, a shrinking program makes a palette or grey file.
+    # What has few colors, or none, a shrinking program makes a palette or gray file.
     save(tmp_path, rgb(*[RED] * 6), COLORS.replace("ignored", "ground"))
     save_image(tmp_path / "images/train/b.png")
     save_image(tmp_path / "images/train/c.png")
     palette([0, 1, 0, 1, 1, 1], BLUE, RED).save(tmp_path / "labels/train/b.png")
-    grey([0] * 6).save(tmp_path / "labels/train/c.png")
+    gray([0] * 6).save(tmp_path / "labels/train/c.png")
     data = Folder(tmp_path)
     labels = [data.load(index)[1][0].tolist() for index in range(3)]
     assert labels == [[0] * 6, [1, 0, 1, 0, 0, 0], [2] * 6]
@@ -132,9 +132,9 @@ def test_palettes_that_differ_from_file_to_file(tmp_path: Path) -> None:
 
 
 def test_a_black_file_of_one_bit_among_values_is_a_value(tmp_path: Path) -> None:
-    root = save(tmp_path, grey([0] * 6, np.bool_), CELL)
+    root = save(tmp_path, gray([0] * 6, np.bool_), CELL)
     save_image(root / "images/train/b.png")
-    grey([0, 1, 0, 0, 0, 1]).save(root / "labels/train/b.png")
+    gray([0, 1, 0, 0, 0, 1]).save(root / "labels/train/b.png")
     data = Folder(root)
     assert [data.load(i)[1][0].tolist() for i in (0, 1)] == [[0] * 6, [0, 1, 0, 0, 0, 1]]
 
@@ -162,21 +162,22 @@ def test_transparency_of_a_palette_does_not_matter(tmp_path: Path) -> None:
     ("label", "classes", "message"),
     [
         (
-            grey([0, 1, 2, 3, 9, 300], np.uint16),
+            gray([0, 1, 2, 3, 9, 300], np.uint16),
             NAMES,
             "values 3, 9, 300 are not classes; allowed: 0..2 ",
         ),
         (
-            grey([0, 1, 2, -1, 70000, 0], np.int32),
+            gray([0, 1, 2, -1, 70000, 0], np.int32),
             NAMES,
             "values -1, 70000 are not classes; allowed: 0..2 and",
         ),
-        (grey([0, 1, 1, 0, 0, 0], np.bool_), SPARSE.replace("0-3", "0"), "value 1 is not a class"),
+        (gray([0, 1, 1, 0, 0, 0], np.bool_), SPARSE.replace("0-3", "0"), "value 1 is not a class"),
         (
             rgb(RED, BLUE, (1, 2, 3), (1, 2, 3), (4, 4, 4), (4, 4, 5)),
             COLORS,
-            r"no class: color \(1, 2, 3\) of 8 pixels, the first at x 2, y 0, and 2 more; "
-            r"allowed: \(255, 0, 0\), \(0, 0, 255\), \(0, 0, 0\)$",
+            r"color \(1, 2, 3\) is not a class; it has 8 pixels, the first at x 2, y 0; "
+            r"2 other colors are not classes either; allowed: "
+            r"\(255, 0, 0\), \(0, 0, 255\), \(0, 0, 0\)$",
         ),
     ],
 )
@@ -202,7 +203,7 @@ def test_colors_must_be_in_the_list(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         Folder(root)
     line = one_line(caught.value)
-    assert f"label {root / 'labels/train/a.png'} holds colors, and {root / 'classes.csv'}" in line
+    assert f"label {root / 'labels/train/a.png'} holds colors, but {root / 'classes.csv'}" in line
     assert line.endswith("the first labels hold #0000ff, #ff0000")
 
 
@@ -225,7 +226,7 @@ def test_damaged_labels_do_not_stop_the_look_at_them(tmp_path: Path) -> None:
 
 
 def test_facts_are_those_of_the_instance(tmp_path: Path) -> None:
-    first = Folder(save(tmp_path / "1", grey([7, 9, 20, 255, 0, 3]), SPARSE))
+    first = Folder(save(tmp_path / "1", gray([7, 9, 20, 255, 0, 3]), SPARSE))
     second = Folder(save(tmp_path / "2", rgb(*[RED] * 6), COLORS))
     assert (first.class_names, second.class_names) == (("a", "b"), ("red", "blue"))
     assert first.facts.colors is None and second.facts.colors == {RED: 0, BLUE: 1, BLACK: 255}

@@ -50,14 +50,14 @@ def test_val_fraction(tmp_path: Path) -> None:
 
 def test_val_fraction_needs_two_images_and_a_fraction(tmp_path: Path) -> None:
     flat(tmp_path, ["a"])
-    with pytest.raises(ValueError, match="1 image can't be divided"):
+    with pytest.raises(ValueError, match="1 image cannot be divided"):
         Folder(tmp_path)
     flat(tmp_path, ["b"])
     for fraction in (0.0, 1.0, -0.1, float("nan")):
         with pytest.raises(ValueError, match="--val_fraction must be between 0 and 1"):
             Folder(tmp_path, val_fraction=fraction)
     with pytest.raises(
-        FileNotFoundError, match="no folder .*test; make it, or give a --split_file"
+        FileNotFoundError, match="no folder .*test; make it, or pass a --split_file"
     ):
         Folder(tmp_path, "test")
 
@@ -72,7 +72,7 @@ def test_split_file(tmp_path: Path) -> None:
     assert train.names == ["a", "é"] and val.names == ["b c", "train/d"]
     assert train.notes == [
         f"split by {path}: 2 train, 2 val, 0 test",
-        f"left out: 2 images that are not listed, the first: {tmp_path / 'images/f.png'}",
+        f"left out: 2 images that it does not list, the first: {tmp_path / 'images/f.png'}",
     ]
     with pytest.raises(ValueError, match="has no line `test NAME`"):
         Folder(tmp_path, "test", split_file=path)
@@ -91,7 +91,7 @@ def test_split_file(tmp_path: Path) -> None:
         (b"train a\nval x\n", "line 2: no image has the name 'x'$"),
         (b"train a\nval .\n", "line 2: no image has the name '.'$"),
         (b"train a\nval b.png\n", "line 2: no image .* 'b.png'; its name is 'b', without suffix"),
-        (b"train a\nval b\nval a\n", "line 3: 'a' is in line 1 already"),
+        (b"train a\nval b\nval a\n", "line 3: 'a' is also in line 1"),
         (b"train \xe4\n", "is not UTF-8"),
         (b"val b\n", "has no line `train NAME`"),
         (None, "no split file .*split.txt; give a file with lines like `train NAME`"),
@@ -115,11 +115,11 @@ def test_one_label_without_the_others_ending_is_the_only_one_missing() -> None:
     with pytest.raises(FileNotFoundError) as caught:
         find_labels(images, paths("1_mask", "10_mask", "100_mask"), place=Path("labels"))
     assert one_line(caught.value).startswith(
-        "1 of 4 images have no label, the first: 2.png (looked for labels/2_mask.*); 0 labels have"
+        "1 of 4 images have no label, the first: 2.png (searched for labels/2_mask.*), and 0 "
     )
     # A lone plain label among masks is the one that is wrong.
     labels = paths("1", "2_mask", "10_mask", "100_mask")
-    with pytest.raises(FileNotFoundError, match=r"the first: 1.png .*/1_mask.*; 1 labels have no"):
+    with pytest.raises(FileNotFoundError, match="the first: 1.png .*/1_mask.*and 1 labels have"):
         find_labels(images, labels, place=Path("labels"))
 
 

@@ -79,7 +79,7 @@ def test_a_split_without_labels(data: FileDataset, tmp_path: Path) -> None:
         image, label = SampleCache(tmp_path / "cache", bare).load(1)
         assert np.array_equal(image, data.decode(1)[0]) and (label == 255).all()
         assert not image.flags.writeable and not label.flags.writeable
-    # The labelled split of the same images has entries of its own.
+    # The labeled split of the same images has entries of its own.
     assert_same(SampleCache(tmp_path / "cache", data).load(1), data.decode(1))
     assert len(list((tmp_path / "cache").iterdir())) == 2
 

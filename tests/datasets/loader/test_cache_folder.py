@@ -142,13 +142,13 @@ def test_too_small_a_disk_is_refused_at_the_start(
     with pytest.raises(ValueError) as caught:
         SampleCache(folder, data)
     line = str(caught.value)
-    assert line.startswith(f"--cache {folder} needs 32.0 KiB more, and 31.0 KiB are free there; ")
+    assert line.startswith(f"--cache {folder} needs 32.0 KiB more, but only 31.0 KiB are free; ")
     assert "\n" not in line
     usage = Usage(10**9, 10**9, 4 * 8192)
     SampleCache(folder, data).load(0)
     usage = Usage(10**9, 10**9, 3 * 8192)
     assert SampleCache(folder, data).missing_bytes == 3 * 8192  # one is there
-    with pytest.raises(ValueError, match="needs 25.0 KiB more, and 24.0 KiB are free"):
+    with pytest.raises(ValueError, match="needs 25.0 KiB more, but only 24.0 KiB are free"):
         SampleCache(folder, data, reserved=1000)
     fill(data, tmp_path / "cache")
     usage = Usage(10**9, 10**9, 0)
@@ -173,7 +173,9 @@ def test_a_folder_that_cannot_be_written_is_refused(
         monkeypatch.setattr(cache_module.tempfile, "TemporaryFile", refuse)
     with pytest.raises(ValueError) as caught:
         SampleCache(folder, data)
-    assert str(caught.value) == (f"cannot write in --cache {folder}: {reason}; name another folder")
+    assert str(caught.value) == (
+        f"cannot write in --cache {folder}: {reason}; choose another folder"
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -191,8 +193,8 @@ def test_a_full_disk_ends_storing_but_not_training(
     monkeypatch.setattr(os, "replace", full)
     assert batches(data, workers) == expected
     assert data.cache.problem() == (
-        f"--cache {tmp_path / 'cache'} takes no more samples: No space left on device; those in "
-        "it are used, the others are decoded each time"
+        f"cannot store more samples in --cache {tmp_path / 'cache'}: No space left on device; the "
+        "stored ones are used, the others are decoded each time"
     )
     # No half an entry is left, and it is not tried again; what is there is used.
     monkeypatch.setattr(os, "replace", replace)

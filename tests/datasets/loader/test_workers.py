@@ -90,8 +90,8 @@ def test_shared_memory_is_checked_for_all_batches_on_their_way(
     check = {"directory": tmp_path, "num_workers": 2}
     assert check_shared_memory(9 << 20, **check) is None  # 7 of 9 MiB
     line = check_shared_memory(10 << 20, **check)
-    assert line.startswith("the batches on their way may need 70.0 MiB of shared memory, and ")
-    assert "64.0 MiB free" in line and "--num_workers 0" in line and "--shm-size=8g" in line
+    assert line.startswith("loader processes may need 70.0 MiB of shared memory for batches, but ")
+    assert "only 64.0 MiB free" in line and "--num_workers (0 " in line and "--shm-size=8g" in line
     assert "\n" not in line
     assert check_shared_memory(9 << 20, local_world_size=2, **check) is not None
     assert check_shared_memory(10 << 20, num_workers=0, directory=tmp_path) is None
@@ -124,11 +124,13 @@ def test_shared_memory_errors_are_told_from_others() -> None:
 def test_lines_on_dead_workers() -> None:
     for text in SHARED:
         line = worker_death_line(RuntimeError(text))
-        assert line.startswith("a loader process ran out of shared memory; use --num_workers 0")
+        assert line.startswith(
+            "a loader process ran out of shared memory; use a smaller --num_workers (0 "
+        )
         assert "\n" not in line
     mapped, cuda, killed, files = (worker_death_line(RuntimeError(text)) for text in OTHERS)
     assert mapped is None and cuda is None
-    assert killed.startswith("loader process 71 was ended by a signal (Killed); ")
+    assert killed.startswith("a signal (Killed) killed loader process 71; ")
     assert "ulimit -n" in files
     text = "DataLoader worker (pid(s) 71, 72) exited unexpectedly"
     assert worker_death_line(RuntimeError(text)).startswith("loader process 71, 72 ended")
