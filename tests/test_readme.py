@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pkgutil
 import re
 import shlex
 from collections.abc import Iterator
@@ -111,6 +112,15 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
         assert target.exists(), link
         if anchor:
             assert anchor in anchors(target), link
+
+
+def test_the_imports_of_the_predecessor_work() -> None:
+    page = (ROOT / "docs" / "predecessor.md").read_text(encoding="utf-8")
+    row = next(line for line in page.splitlines() if line.startswith("| imports |"))
+    names = re.findall(r"`([\w.]+)`", row)
+    assert len(names) > 5
+    for name in names:
+        pkgutil.resolve_name(name)
 
 
 def test_the_class_list_for_masks_reads_them(tmp_path: Path) -> None:
