@@ -11,15 +11,15 @@ from .utils import Normalize
 
 
 def resolve_output_stride(name: str, output_stride: int | None) -> int:
-    """The output stride the model will have; what can't be built is a ValueError.
+    """The output stride that the model will have; an impossible one is a ValueError.
 
-    HRNet has 4 whatever is asked, which is said in a warning.
+    HRNet always has 4; where another was asked for, a warning says so.
     """
     return factory.resolve_output_stride(factory.model_parts(name).backbone, output_stride)
 
 
 def list_models() -> list[str]:
-    """Names for ``create_model``, which are those of the functions in ``network.modeling``."""
+    """The names that `create_model` takes; `network.modeling` has a function of each name."""
     return list(MODELS)
 
 

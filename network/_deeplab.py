@@ -1,7 +1,7 @@
 """DeepLabV3 (Chen et al. 2017, arXiv:1706.05587) and DeepLabV3+ (2018, arXiv:1802.02611).
 
-ASPP looks at the last map through several dilations at once, and at its mean. V3 classifies that;
-V3+ first upsamples it to stride 4 and lets the early, sharp features correct its borders.
+ASPP looks at the last map with several dilations at once, and at its mean. V3 classifies the
+result. V3+ first upsamples it to stride 4, and the early, sharp features correct its borders.
 
     out (Cout,h,w) --+-- 1x1 -----------------.
                      +-- 3x3, rate r1 --------+
@@ -19,7 +19,7 @@ V3+ first upsamples it to stride 4 and lets the early, sharp features correct it
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -117,7 +117,7 @@ class MapsSequential(nn.Sequential):
 
 
 class ASPPPooling(nn.Sequential):
-    """The mean of the maps' concatenation, as a map of its size."""
+    """The mean of the joined maps, repeated at every pixel."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(nn.AdaptiveAvgPool2d(1), *conv_bn_relu(in_channels, out_channels))
@@ -139,19 +139,12 @@ class ASPP(nn.Module):
 
     def __init__(self, in_channels: int, atrous_rates: Sequence[int]) -> None:
         super().__init__()
+        branches = [
+            conv_bn_relu(in_channels, CHANNELS, kernel_size=size, dilation=rate, conv=ConcatConv2d)
+            for size, rate in [(1, 1), *((3, rate) for rate in atrous_rates)]
+        ]
         self.convs = nn.ModuleList(
-            [
-                MapsSequential(*conv_bn_relu(in_channels, CHANNELS, conv=ConcatConv2d)),
-                *[
-                    MapsSequential(
-                        *conv_bn_relu(
-                            in_channels, CHANNELS, kernel_size=3, dilation=rate, conv=ConcatConv2d
-                        )
-                    )
-                    for rate in atrous_rates
-                ],
-                ASPPPooling(in_channels, CHANNELS),
-            ]
+            [*(MapsSequential(*layers) for layers in branches), ASPPPooling(in_channels, CHANNELS)]
         )
         self.project = nn.Sequential(
             *conv_bn_relu(len(self.convs) * CHANNELS, CHANNELS), nn.Dropout(0.1)
@@ -159,13 +152,14 @@ class ASPP(nn.Module):
 
     def forward(self, x: Feature) -> Tensor:
         maps = (x,) if isinstance(x, Tensor) else x
-        # What suits one of the dilated convolutions suits all branches: so maps are joined once.
-        maps = self.convs[1][0].keep_apart(*maps)
+        # What suits one dilated convolution suits all branches; so maps are joined at most once.
+        dilated: Any = self.convs[1]
+        maps = dilated[0].keep_apart(*maps)
         return self.project(torch.cat([branch(*maps) for branch in self.convs], dim=1))
 
 
 class DeepLabHead(nn.Module):
-    """DeepLabV3: takes ``out``, gives logits of its size. ``low_level_channels`` is not used."""
+    """DeepLabV3: takes `out`, gives logits of its size; `low_level_channels` has no effect."""
 
     def __init__(
         self,
@@ -188,7 +182,7 @@ class DeepLabHead(nn.Module):
 
 
 class DeepLabHeadV3Plus(nn.Module):
-    """DeepLabV3+: takes ``out`` and ``low_level``, gives logits of ``low_level``'s size."""
+    """DeepLabV3+: takes `out` and `low_level`, gives logits of `low_level`'s size."""
 
     def __init__(
         self,
@@ -215,10 +209,10 @@ class DeepLabHeadV3Plus(nn.Module):
 
 
 class FCNHead(nn.Sequential):
-    """Auxiliary head: (N,C,h,w) of the stage before last -> logits (N,classes,h,w).
+    """Auxiliary head: (N,C,h,w) of the stage before the last -> logits (N,classes,h,w).
 
     Its loss, weighted 0.4, helps the early stages to learn (PSPNet, Zhao et al. 2017,
-    arXiv:1612.01105, section 4). Layers and names are those of torchvision's head of this name.
+    arXiv:1612.01105, section 4). Layers and names are those of torchvision's FCNHead.
     """
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
@@ -232,7 +226,7 @@ class FCNHead(nn.Sequential):
 
 
 def init_head(module: nn.Module) -> None:
-    """He initialisation of convolution weights, 1 and 0 of BatchNorm; biases stay as they are."""
+    """He initialization of convolutions, 1 and 0 for BatchNorm; biases stay as they are."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight)
@@ -242,17 +236,17 @@ def init_head(module: nn.Module) -> None:
 
 
 class AtrousSeparableConvolution(nn.Module):
-    """Depthwise convolution, then 1x1 (children ``body.0`` and ``body.1``)."""
+    """Depthwise convolution, then 1x1 (children `body.0` and `body.1`)."""
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | tuple[int, ...],
+        kernel_size: int | tuple[int, int],
         *,
-        stride: int | tuple[int, ...] = 1,
-        padding: int | str | tuple[int, ...] = 0,
-        dilation: int | tuple[int, ...] = 1,
+        stride: int | tuple[int, int] = 1,
+        padding: int | str | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
         bias: bool = True,
     ) -> None:
         super().__init__()
@@ -272,7 +266,7 @@ class AtrousSeparableConvolution(nn.Module):
         init_head(self)
 
     def keep_apart(self, *maps: Tensor) -> tuple[Tensor, ...]:
-        """The maps joined, as one: this layer can't use them otherwise."""
+        """The maps joined, as one: this layer can use only that."""
         return (concat_maps(*maps),)
 
     def forward(self, *maps: Tensor) -> Tensor:
@@ -280,19 +274,20 @@ class AtrousSeparableConvolution(nn.Module):
 
 
 def convert_to_separable_conv(module: nn.Module) -> nn.Module:
-    """Replace each ungrouped convolution larger than 1x1 by a depthwise and a 1x1 one.
+    """Replace each ungrouped convolution larger than 1x1 by a depthwise and a 1x1 convolution.
 
-    The children of ``module`` are replaced in place, with new weights; the module itself (another
-    one where it is such a convolution) is returned. Converting twice is converting once.
+    This replaces the children of `module` in place, with new weights, and returns the module; if
+    `module` is such a convolution itself, it returns the new one. A second call changes nothing.
     """
     if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1 and module.groups == 1:
+        like: Any = module  # torch's types allow tuples of any length here
         return AtrousSeparableConvolution(
-            module.in_channels,
-            module.out_channels,
-            module.kernel_size,
-            stride=module.stride,
-            padding=module.padding,
-            dilation=module.dilation,
+            like.in_channels,
+            like.out_channels,
+            like.kernel_size,
+            stride=like.stride,
+            padding=like.padding,
+            dilation=like.dilation,
             bias=module.bias is not None,
         ).to(device=module.weight.device, dtype=module.weight.dtype)
     for name, child in module.named_children():

@@ -1,4 +1,4 @@
-"""Builds a model, without weights, from its name and plain values."""
+"""Builds a model with random weights from its name and plain values."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ from .utils import IntermediateLayerGetter
 
 ARCHITECTURES = {"deeplabv3": DeepLabHead, "deeplabv3plus": DeepLabHeadV3Plus}
 
-# The same field of view in image pixels at 8, 16 and 32; at 4 the predecessor's for HRNet.
+# Output strides 8, 16 and 32 get the same field of view in image pixels; 4 (HRNet) gets the
+# rates of VainF/DeepLabV3Plus-Pytorch.
 ASPP_RATES = {4: (12, 24, 36), 8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}
 
 
 class ModelParts(NamedTuple):
-    """The two table entries a model is made of."""
+    """The two parts of a model, each a key of its table."""
 
     architecture: str
     backbone: str
@@ -47,7 +48,7 @@ MODELS: dict[str, ModelParts] = {
 
 
 def model_parts(name: str) -> ModelParts:
-    """Look a model up; an unknown name is a ValueError with the nearest one."""
+    """The parts of a model; an unknown name is a ValueError that states the nearest one."""
     if name in MODELS:
         return MODELS[name]
     nearest = difflib.get_close_matches(str(name), MODELS, n=1)
@@ -56,7 +57,7 @@ def model_parts(name: str) -> ModelParts:
 
 
 def check_aspp_rates(aspp_rates: Sequence[int]) -> tuple[int, ...]:
-    """Three positive whole numbers, or a ValueError."""
+    """The rates as a tuple; other than three positive whole numbers are a ValueError."""
     rates = tuple(aspp_rates)
     if len(rates) != 3 or not all(type(rate) is int and rate > 0 for rate in rates):
         raise ValueError(f"ASPP rates are {list(rates)}; give three positive whole numbers")
@@ -64,15 +65,17 @@ def check_aspp_rates(aspp_rates: Sequence[int]) -> tuple[int, ...]:
 
 
 def wanted_features(name: str, backbone: Backbone, *, aux_head: bool) -> dict[str, FeatureInfo]:
-    """What the heads start from; a ValueError where there is no place for an auxiliary head."""
+    """The features that the heads take; a ValueError where an auxiliary head has none to take."""
     features = {"low_level": backbone.low_level, "out": backbone.out}
-    if aux_head and backbone.aux is None:
+    if not aux_head:
+        return features
+    if backbone.aux is None:
         *most, last = families_with_aux()
         raise ValueError(
             f"{name} has no stage for an auxiliary head to start from; "
             f"backbones of these families have one: {', '.join(most)} and {last}"
         )
-    return {**features, "aux": backbone.aux} if aux_head else features
+    return {**features, "aux": backbone.aux}
 
 
 def build_head(
@@ -83,7 +86,7 @@ def build_head(
     aspp_rates: Sequence[int],
     separable_conv: bool,
 ) -> nn.Module:
-    """The head of an architecture for a backbone's features."""
+    """The head of an architecture for the features of a backbone."""
     head = ARCHITECTURES[architecture](
         backbone.out.channels,
         backbone.low_level.channels,
@@ -103,7 +106,7 @@ def build_model(
     backbone_args: Mapping[str, object] | None = None,
     aux_head: bool = False,
 ) -> DeepLabV3:
-    """Build a model with random weights; arguments as in ``create_model``."""
+    """Build a model with random weights; arguments as in `create_model`."""
     architecture, backbone_name = model_parts(name)
     if num_classes < 1:
         raise ValueError(f"num_classes is {num_classes}; a model needs at least 1")
@@ -139,6 +142,6 @@ def build_model(
 
 
 def entry_point_output_stride(name: str) -> int:
-    """Default of the entry points: the predecessor's 8, or what the backbone has."""
+    """The default of the entry points: 8 as in the predecessor, or what the backbone allows."""
     backbone = MODELS[name].backbone
     return 8 if 8 in BACKBONES[backbone].network.output_strides else default_output_stride(backbone)

@@ -12,30 +12,28 @@ from torch.autograd.graph import Node
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 Model = TypeVar("Model", bound=nn.Module)
+BatchNorm = nn.BatchNorm2d | nn.SyncBatchNorm
 PROBE_SIDE = 64  # pixels of the image that shows which layer follows which
 
 
 def folded(model: Model, *, conv_dtype: torch.dtype | None = None) -> Model:
     """A channels_last copy in eval mode in which BatchNorm is part of the convolution before it.
 
-    A BatchNorm whose input is not the output of a convolution, or of one that something else reads
-    too, stays. With ``conv_dtype`` the convolutions' weights are kept in that type: what autocast
-    would otherwise cast anew at every call. ``model`` is not changed.
+    A BatchNorm stays where its input does not come from a convolution, or where something else
+    reads that output too. With `conv_dtype` the weights of convolutions are kept in that type;
+    autocast would otherwise cast them at every call. `model` is not changed.
     """
     with torch.inference_mode(False), torch.no_grad():
-        # The copy first shares its parameters: most are about to be replaced.
+        # The copy shares its parameters at first: most of them are replaced below.
         shared = {id(tensor): tensor for tensor in model.parameters()}
         model = copy.deepcopy(model, dict(shared)).eval()
         names = {module: name for name, module in model.named_modules()}
         for conv, bn in _pairs(model):
+            mean, var = bn.running_mean, bn.running_var
+            if mean is None or var is None:
+                continue  # normalized by the batch itself
             conv.weight, conv.bias = fuse_conv_bn_weights(
-                conv.weight,
-                conv.bias,
-                bn.running_mean,
-                bn.running_var,
-                bn.eps,
-                bn.weight,
-                bn.bias,
+                conv.weight, conv.bias, mean, var, bn.eps, bn.weight, bn.bias
             )
             model.set_submodule(names[bn], nn.Identity())
         for layer in model.modules():
@@ -47,25 +45,24 @@ def folded(model: Model, *, conv_dtype: torch.dtype | None = None) -> Model:
         return model
 
 
-def _pairs(model: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Convolutions and the BatchNorm that alone reads their output.
+def _pairs(model: nn.Module) -> list[tuple[nn.Conv2d, BatchNorm]]:
+    """Each convolution whose output only a BatchNorm reads, with that BatchNorm.
 
-    Layers are called by name in many a forward, so the order is seen by doing: one small image goes
-    through, and autograd's record says which call made what, and who reads it.
+    The order of the layers stands in the code of many `forward` methods, so it is found by a trial:
+    a small image goes through, and autograd's record shows which call made what, and who reads it.
     """
-    made_by: dict[Node, nn.Conv2d] = {}
-    found: list[tuple[Node, nn.BatchNorm2d]] = []
+    made_by: dict[Node | None, nn.Conv2d] = {}
+    found: list[tuple[Node | None, BatchNorm]] = []
     calls: Counter[nn.Module] = Counter()
 
     def watch(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         calls[layer] += 1
         if isinstance(layer, nn.Conv2d):
             made_by[output.grad_fn] = layer
-        elif inputs[0].grad_fn in made_by and layer.running_mean is not None:
+        elif isinstance(layer, BatchNorm) and inputs[0].grad_fn in made_by:
             found.append((inputs[0].grad_fn, layer))
 
-    kinds = nn.Conv2d | nn.BatchNorm2d | nn.SyncBatchNorm
-    layers = [layer for layer in model.modules() if isinstance(layer, kinds)]
+    layers = [x for x in model.modules() if isinstance(x, nn.Conv2d | BatchNorm)]
     hooks = [layer.register_forward_hook(watch) for layer in layers]
     try:
         like = next(model.parameters())
@@ -82,10 +79,10 @@ def _pairs(model: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
     ]
 
 
-def _readers(last: Node) -> Counter[Node]:
-    """How often each step's result is read on the way to ``last``."""
-    readers: Counter[Node] = Counter()
-    waiting = [last]
+def _readers(last: Node | None) -> Counter[Node | None]:
+    """How many steps on the way to `last` read the result of each step."""
+    readers: Counter[Node | None] = Counter()
+    waiting = [last] if last else []
     while waiting:
         for node, _ in waiting.pop().next_functions:
             if node is not None:

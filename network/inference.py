@@ -1,10 +1,10 @@
-"""Normalised batch -> labels, shared by validation and prediction.
+"""From a normalized batch to labels, for validation and prediction.
 
     inference_model = folded(model)                   # once per validation
     logits = low_res_logits(inference_model, images)  # (N,C,h,w); with tile= in windows
     labels = labels_from_logits(logits, size)         # (N,H,W)
 
-``predict_labels`` is the last two in one. All of it runs without autograd, ``inference_mode``.
+`predict_labels` does the last two. All of it runs in `torch.inference_mode`, without autograd.
 """
 
 from __future__ import annotations
@@ -21,31 +21,32 @@ from .utils import SimpleSegmentationModel
 
 __all__ = ["folded", "labels_from_logits", "low_res_logits", "predict_labels"]
 
-GRID = 32  # windows begin at multiples of it, so that the features of all lie on one grid
+GRID = 32  # windows begin at multiples of it, so that the features of all windows are aligned
 
 
 def predict_labels(
     model: SimpleSegmentationModel, images: Tensor, *, tile: int | None = None
 ) -> Tensor:
-    """Most probable class of every pixel, as uint8 (N,H,W), or int16 from 257 classes on.
+    """The most probable class of every pixel, as uint8 (N,H,W), or int16 from 257 classes on.
 
-    ``images`` is the normalised batch (N,3,H,W). Without ``tile`` the result is that of
-    ``model(images).argmax(1)``, but for ties.
+    `images` is the normalized batch (N,3,H,W). Without `tile` the result is that of
+    `model(images).argmax(1)`.
     """
-    return labels_from_logits(low_res_logits(model, images, tile=tile), images.shape[-2:])
+    size = (images.shape[2], images.shape[3])
+    return labels_from_logits(low_res_logits(model, images, tile=tile), size)
 
 
 @torch.inference_mode()
 def low_res_logits(
     model: SimpleSegmentationModel, images: Tensor, *, tile: int | None = None
 ) -> Tensor:
-    """Logits (N,C,h,w) of the normalised ``images`` (N,3,H,W) as the head gives them.
+    """Logits (N,C,h,w) of the normalized `images` (N,3,H,W) as the head gives them.
 
-    With ``tile``, from 64 up, an image with a longer side goes through the network in square
-    windows of that many pixels (rounded down to a multiple of 32), so that memory is that of one
-    window and the result. They overlap by a quarter, where their logits are blended: each counts
-    less towards its own border, where it sees least. What looks at the whole map (the image
-    pooling of ASPP) sees one window, so the result is not quite that without ``tile``.
+    With `tile` (64 or more) an image with a longer side goes through the network in square windows
+    of that many pixels, rounded down to a multiple of 32, so memory holds one window and the
+    result. Windows overlap by a quarter, and their logits are blended there: each window counts
+    less towards its own border, where it sees least. The image pooling of ASPP sees one window
+    instead of the whole image, so the result differs a little from that without `tile`.
     """
     if tile is not None and tile < 2 * GRID:
         raise ValueError(f"tile is {tile}; windows must be at least {2 * GRID} pixels wide")
@@ -55,19 +56,19 @@ def low_res_logits(
 
 
 def _tiled_logits(model: SimpleSegmentationModel, images: Tensor, tile: int) -> Tensor:
-    """Blend the logits of all windows into one map, which has the stride of the network's own."""
-    total = norm = None
+    """Blend the logits of all windows into one map, with the stride that the network has."""
+    stride, total, norm = 0, images.new_empty(0), images.new_empty(0)
     for rows, columns in itertools.product(*(_windows(side, tile) for side in images.shape[-2:])):
         logits = model.low_res_logits(images[..., rows, columns])
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        if total is None:  # the first window, of which one side at least is a whole tile's
+        if not stride:  # the first window shows it: at least one of its sides is a whole tile
             ratio = max(rows.stop, columns.stop) / max(logits.shape[-2:])
             stride = 2 ** round(math.log2(ratio))
             shape = [math.ceil(side / stride) for side in images.shape[-2:]]
             total, norm = logits.new_zeros(*logits.shape[:2], *shape), logits.new_zeros(shape)
         place = [slice(w.start // stride, math.ceil(w.stop / stride)) for w in (rows, columns)]
-        size = [side.stop - side.start for side in place]
-        if list(logits.shape[-2:]) != size:  # networks with unpadded layers give a row or two less
+        size = (place[0].stop - place[0].start, place[1].stop - place[1].start)
+        if logits.shape[-2:] != size:  # networks with unpadded layers give a row or two less
             logits = upsample(logits, size)
         weights = torch.outer(*(_ramp(side, tile // (4 * stride), logits) for side in size))
         total[..., place[0], place[1]] += logits * weights
@@ -76,7 +77,7 @@ def _tiled_logits(model: SimpleSegmentationModel, images: Tensor, tile: int) -> 
 
 
 def _windows(size: int, tile: int) -> list[slice]:
-    """Where windows of ``tile`` pixels lie along a side of ``size``."""
+    """The windows of `tile` pixels along a side of `size` pixels."""
     if size <= tile:
         return [slice(0, size)]
     overlap = max(tile // 4 // GRID, 1) * GRID
@@ -86,7 +87,7 @@ def _windows(size: int, tile: int) -> list[slice]:
 
 
 def _ramp(size: int, top: int, like: Tensor) -> Tensor:
-    """Weights of a window's features along a side: 1 at both ends, from there up to ``top``."""
+    """The weights of a window's features along a side: they rise from 1 at both ends to `top`."""
     steps = torch.arange(1, size + 1, device=like.device, dtype=like.dtype)
     return torch.minimum(steps, steps.flip(0)).clamp(max=max(top, 1))
 

@@ -1,4 +1,4 @@
-"""The entry points: ``deeplabv3_<backbone>`` and ``deeplabv3plus_<backbone>``, from two tables."""
+"""The entry points `deeplabv3_<backbone>` and `deeplabv3plus_<backbone>`, made of two tables."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def create_model(
     backbone_args: Mapping[str, object] | None = None,
     aux_head: bool = False,
 ) -> DeepLabV3:
-    """Build a model by name; see ``list_models``.
+    """Build a model by name; see `list_models`.
 
-    ``output_stride`` is 8, 16 (the default) or 32, and 4 for HRNet. ``pretrained`` is "none",
+    `output_stride` is 8, 16 (the default) or 32, and 4 for HRNet. `pretrained` is "none",
     "imagenet" (or True) for the published weights of the backbone, which are fetched if they are
-    not in the cache, or a file; what was used of it is printed. ``aspp_rates`` default to
-    12, 24, 36 at output strides 4 and 8, half of that at 16, a quarter at 32. ``backbone_args``
-    are the family's own: ``legacy_padding`` of MobileNetV2, ``fuse_mode`` and
-    ``stem_relu`` of HRNet. ``aux_head`` adds ``model.aux_classifier`` for training, see
-    ``model.low_res_outputs``.
+    not in the cache, or a file; a printed line says what was used of it. `aspp_rates` default to
+    12, 24, 36 at output strides 4 and 8, half of that at 16, a quarter at 32. `backbone_args` are
+    arguments that only one family has: `legacy_padding` of MobileNetV2, `fuse_mode` and
+    `stem_relu` of HRNet. `aux_head` adds `model.aux_classifier` for training; see
+    `model.low_res_outputs`.
     """
     pretrained = check_pretrained(name, pretrained)
     model = build_model(
@@ -47,7 +47,7 @@ def create_model(
 
 
 def _entry_point(name: str) -> Callable[..., DeepLabV3]:
-    """The function ``name(num_classes, output_stride, pretrained_backbone)``."""
+    """The function `name(num_classes, output_stride, pretrained_backbone)`."""
     default = entry_point_output_stride(name)
 
     def entry_point(
@@ -67,7 +67,7 @@ def _entry_point(name: str) -> Callable[..., DeepLabV3]:
     entry_point.__name__ = entry_point.__qualname__ = name
     entry_point.__doc__ = (
         f"{title} with a {backbone} backbone.\n\n"
-        "``pretrained_backbone`` is False, True for ImageNet weights, or a file."
+        "`pretrained_backbone` is False, True for ImageNet weights, or a file."
     )
     return entry_point
 

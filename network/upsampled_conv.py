@@ -1,36 +1,36 @@
-"""Convolution of upsampled features, computed from the features as they were.
+"""Convolution of upsampled features, computed from the features before they are upsampled.
 
-DeepLabV3+ convolves maps that were upsampled before: ASPP's in the decoder, fourfold mostly, and
-the three coarse branches of HRNet in ASPP. Upsampling and mixing channels are linear, and each
-leaves alone what the other works on:
+DeepLabV3+ convolves upsampled maps: in the decoder the map of ASPP, mostly four times as wide and
+high as before, and in ASPP the three coarse branches of HRNet. Both upsampling and mixing channels
+are linear, one works on pixels and the other on channels, so their order can change:
 
     conv(upsample(x)) = sum over the taps of shift(upsample(W_tap x))
 
-So channels are mixed where pixels are few, for fourfold sides with 1/16 of the multiplications;
-upsampling and shifting become one small matrix per side. It is the same sum in another order: for
-finite numbers equal but for rounding, gradients too, and neither the upsampled maps nor their
-concatenation come into being.
+This mixes channels where pixels are few: 1/16 of the multiplications if sides grow fourfold.
+Upsampling and shifting become one small matrix for each side. It is the same sum in another order,
+so for finite numbers the result and its gradients are equal up to rounding. Neither the upsampled
+maps nor their concatenation are ever made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
-BAND_BYTES = 4 * 2**20  # of the result worked on at a time, but at least 8 rows
-MIN_RATIO = 1.5  # of the sides: below, convolving is quicker
+BAND_BYTES = 4 * 2**20  # of the result computed at a time, but at least 8 rows
+MIN_RATIO = 1.5  # of the sides after and before: with less, the plain way is quicker
 
 Feature = Tensor | tuple[Tensor, ...]  # one map, or several of which `concat_maps` makes one
 
 
 def upsample(x: Tensor, size: tuple[int, int], *, mode: str = "bilinear") -> Tensor:
-    """Resize (N,C,h,w) to `size`; the corners of the outermost pixels lie on each other."""
+    """Resize (N,C,h,w) to `size`, with the borders of the image aligned (align_corners=False)."""
     align_corners = None if mode == "nearest" else False
     return F.interpolate(x, size=size, mode=mode, align_corners=align_corners)
 
@@ -56,8 +56,8 @@ class ConcatMaps(nn.Module):
 class ConcatConv2d(nn.Conv2d):
     """A convolution of `concat_maps(*maps)`, with the parameters of a convolution of that map.
 
-    It upsamples and joins the maps only where that is quicker: see `keep_apart`. Where it is not,
-    the result can be differentiated once, backwards, and not by `torch.func`.
+    It upsamples and joins the maps only where that is quicker: see `keep_apart`. Elsewhere, the
+    result can be differentiated only once, and not by `torch.func`.
     """
 
     def keep_apart(self, *maps: Tensor) -> tuple[Tensor, ...]:
@@ -98,8 +98,8 @@ class ConcatConv2d(nn.Conv2d):
 def works_on_coarse(x: Tensor) -> bool:
     """Whether maps on this device are convolved before they are upsampled.
 
-    On a GPU the convolution is the quick part, and what replaces it bound by memory. Compilers and
-    exporters get the plain operations.
+    Not on a GPU: there the convolution is quick, and what replaces it is limited by memory.
+    Compilers and exporters get the plain operations.
     """
     return x.device.type == "cpu" and type(x) in (Tensor, nn.Parameter) and not is_traced()
 
@@ -110,7 +110,7 @@ def is_traced() -> bool:
 
 
 def mean_of_upsampled(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """``upsample(x, size).mean((2, 3), keepdim=True)``: (N,C,h,w) -> (N,C,1,1)."""
+    """`upsample(x, size).mean((2, 3), keepdim=True)`: (N,C,h,w) -> (N,C,1,1)."""
     if not works_on_coarse(x):
         return upsample(x, size).mean((2, 3), keepdim=True)
     dtype = torch.promote_types(x.dtype, torch.float32)
@@ -122,15 +122,15 @@ def mean_of_upsampled(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class _AddConvOfUpsampled(torch.autograd.Function):
-    """``base`` (N,O,H,W), channels_last, in place, plus the convolution of ``upsample(x, (H,W))``.
+    """Adds the convolution of `upsample(x, (H,W))` to `base` (N,O,H,W), channels_last, in place.
 
-    ``x`` is (N,I,h,w), the weight (O,I,k,k) with odd k; the padding keeps the size. The sides of
-    the kernel are applied one after the other: the columns of one row of taps at a time, into
-    ``wide`` (N, h x k rows of taps, W x O), then all rows.
+    `x` is (N,I,h,w), the weight (O,I,k,k) with odd k; the padding keeps the size. The two sides of
+    the kernel are applied one after the other: first the columns, for one row of taps at a time,
+    into `wide` (N, h x k rows of taps, W x O); then all rows.
     """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, base: Tensor, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    def forward(ctx: Any, base: Tensor, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.dilation = dilation
         (batch, channels, *size), (height, width) = base.shape, x.shape[2:]
@@ -151,7 +151,7 @@ class _AddConvOfUpsampled(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         (batch, channels, *size), (height, width) = gradient.shape, x.shape[2:]
         pixels, taps = _pixels_and_taps(x, weight, gradient.dtype)
@@ -162,7 +162,7 @@ class _AddConvOfUpsampled(torch.autograd.Function):
         for band in _bands_of(result, height, kernel, ctx.dilation):
             band.gather(result, into=wide)
         wide = wide.view(batch * height, kernel, size[1], channels)
-        # Three sums of rounded numbers: kept in float32 until the end.
+        # A sum of three rounded terms: float32 until the end.
         x_gradient = torch.zeros_like(pixels, dtype=torch.promote_types(x.dtype, torch.float32))
         tap_gradients = torch.empty_like(taps)
         for row, tap in enumerate(taps):
@@ -190,10 +190,10 @@ def _pixels_and_taps(x: Tensor, weight: Tensor, dtype: torch.dtype) -> tuple[Ten
 
 
 class _Band(NamedTuple):
-    """Some rows of the matrix that upsamples and shifts, and the columns they need.
+    """Some rows of the matrix that upsamples and shifts, and the columns that they use.
 
-    The matrix is (S, s x k taps): from a side of s pixels to one of S. What a tap finds outside is
-    0, as a convolution pads.
+    The matrix is (S, s x k taps): from a side of s pixels to one of S. Outside the map a tap finds
+    0, as with the padding of a convolution.
     """
 
     rows: slice
@@ -209,7 +209,7 @@ class _Band(NamedTuple):
         return torch.bmm(self.matrix.to(taps.dtype).expand(len(taps), -1, -1), part)
 
     def gather(self, result: Tensor, *, into: Tensor) -> None:
-        """The transposed: of (B,S,R) these rows, added to ``into`` (B, s x k, R)."""
+        """The transpose of `spread`: add these rows of (B,S,R) to `into` (B, s x k, R)."""
         matrix = self.matrix.t().to(result.dtype).expand(len(result), -1, -1)
         part = torch.bmm(matrix, result[:, self.rows])
         if isinstance(self.columns, slice):
@@ -219,7 +219,7 @@ class _Band(NamedTuple):
 
 
 def _bands_of(result: Tensor, source: int, kernel: int, dilation: int) -> list[_Band]:
-    """The bands that lead from ``source`` pixels to ``result`` (B,S,R)."""
+    """The bands that lead from `source` pixels to `result` (B,S,R)."""
     length = max(BAND_BYTES // max(result[:, 0].nbytes, 1), 8)
     return _bands(source, result.shape[1], kernel, dilation, length)
 
@@ -235,7 +235,7 @@ def _bands(source: int, size: int, kernel: int, dilation: int, length: int) -> l
         part = matrix[start : start + length]
         used = part.abs().sum(0).nonzero().flatten()
         first, last = int(used[0]), int(used[-1]) + 1
-        # Taps far apart use columns far apart, with zeros between.
+        # Taps that are far apart use columns far apart, with zeros between them.
         columns = slice(first, last) if last - first < 1.5 * len(used) else used
         rows = slice(start, start + len(part))
         bands.append(_Band(rows, columns, part[:, columns].clone()))

@@ -1,4 +1,4 @@
-"""What turns a backbone and a head into a model, and an image into its input."""
+"""Modules that make a model of a backbone and a head, and the model's input of an image."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .upsampled_conv import ConcatMaps, Feature, concat_maps, upsample
 
 
 class IntermediateLayerGetter(nn.ModuleDict):
-    """Runs a sequential model's children in order and returns the outputs of some of them.
+    """Runs the children of a sequential model in order and returns the outputs of some of them.
 
-    ``return_layers`` maps a child's name to the name its output gets; of a list of maps, which some
-    children give, that is the first. Children after the last one needed are dropped. State-dict
-    keys are the model's own.
+    `return_layers` maps the name of a child to the name of its output. Where a child gives a list
+    of maps, the output is the first. Children after the last one needed are dropped. State-dict
+    keys are those of the model.
     """
 
     def __init__(self, model: nn.Module, return_layers: Mapping[str, str]) -> None:
@@ -39,8 +39,9 @@ class IntermediateLayerGetter(nn.ModuleDict):
         return {key: x if isinstance(x, Tensor) else concat_maps(*x) for key, x in features}
 
     def features(self, x: Tensor) -> dict[str, Feature]:
-        """The outputs by name; what `ConcatMaps`, as the last child, would join is a tuple."""
+        """The outputs by name; the maps that a last child `ConcatMaps` would join are a tuple."""
         features: dict[str, Feature] = {}
+        feature: Feature
         for name, child in self.items():
             if isinstance(child, ConcatMaps):
                 feature = tuple(x)
@@ -75,10 +76,7 @@ class SimpleSegmentationModel(nn.Module):
         return self.classifier(self.features(x))
 
     def low_res_outputs(self, x: Tensor) -> dict[str, Tensor]:
-        """``{"out": low_res_logits(x)}``, and in training ``"aux"``, if there is such a head.
-
-        Each is (N,C,h,w) of its own size.
-        """
+        """The logits of each head, (N,C,h,w) of its own size: "out", and "aux" in training."""
         features = self.features(x)
         outputs = {"out": self.classifier(features)}
         if self.training and self.aux_classifier is not None:
@@ -86,11 +84,14 @@ class SimpleSegmentationModel(nn.Module):
         return outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        return upsample(self.low_res_logits(x), x.shape[-2:])
+        return upsample(self.low_res_logits(x), (x.shape[2], x.shape[3]))
 
 
 class Normalize(nn.Module):
-    """Images (N,3,H,W) or (3,H,W), uint8 in 0..255 or float in 0..1 -> normalised float32."""
+    """Images (N,3,H,W) or (3,H,W), uint8 in 0..255 or float in 0..1 -> normalized float32."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()

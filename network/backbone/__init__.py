@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -12,7 +12,7 @@ import torch
 from . import hgnetv2, hrnetv2, mobilenetv2, res2net, resnet, vovnetv2, xception
 from .base import Backbone, FeatureInfo, Variant, Weights
 
-# A family is a module with NETWORK, its class, and VARIANTS, its table.
+# A family is a module with its class, NETWORK, and its table, VARIANTS.
 FAMILIES = (
     resnet,
     mobilenetv2,
@@ -25,7 +25,7 @@ FAMILIES = (
 
 
 class Entry(NamedTuple):
-    """A network class and the numbers it is built with."""
+    """A network class and the numbers to build it with."""
 
     network: type[Backbone]
     variant: Variant
@@ -39,7 +39,7 @@ BACKBONES: dict[str, Entry] = {
 
 
 def default_output_stride(name: str) -> int:
-    """16, or what the backbone has where it has no choice."""
+    """16, or the only one that the backbone has."""
     strides = BACKBONES[name].network.output_strides
     return 16 if 16 in strides else strides[0]
 
@@ -47,8 +47,7 @@ def default_output_stride(name: str) -> int:
 def resolve_output_stride(name: str, output_stride: int | None) -> int:
     """The output stride to build with; None asks for the default.
 
-    A backbone with a single one gets that, and a warning where another was asked for; elsewhere
-    an impossible stride is a ValueError.
+    An impossible stride is a ValueError; with a backbone that has only one, just a warning.
     """
     strides = BACKBONES[name].network.output_strides
     if output_stride is None:
@@ -73,8 +72,8 @@ def create_backbone(
 ) -> Backbone:
     """Build a backbone with random weights.
 
-    ``backbone_args`` are the family's own build arguments (``legacy_padding``, ``fuse_mode``);
-    an unknown one is a ValueError, as is an unknown name.
+    `backbone_args` are build arguments of the family alone (`legacy_padding`, `fuse_mode`). An
+    unknown argument or name is a ValueError.
     """
     if name not in BACKBONES:
         raise ValueError(f"unknown backbone {name!r}; there are {', '.join(BACKBONES)}")
@@ -86,11 +85,12 @@ def create_backbone(
         if key not in known:
             allowed = f"it takes {', '.join(known)}" if known else "it takes none"
             raise ValueError(f"{name} has no build argument {key!r}; {allowed}")
-    return network(variant, output_stride=resolve_output_stride(name, output_stride), **given)
+    build: Callable[..., Backbone] = network  # each family has arguments of its own
+    return build(variant, output_stride=resolve_output_stride(name, output_stride), **given)
 
 
 def families_with_aux() -> list[str]:
-    """The families (their files) whose backbones have a stage for an auxiliary head."""
+    """The families, by file name, whose backbones have a stage for an auxiliary head."""
     with torch.device("meta"):
         first = {family: create_backbone(next(iter(family.VARIANTS))) for family in FAMILIES}
     return [family.__name__.rsplit(".", 1)[-1] for family, b in first.items() if b.aux]

@@ -1,7 +1,7 @@
-"""The Backbone contract, and what three or more families share.
+"""The contract of a backbone, and what several families share.
 
-A backbone is an ``nn.Sequential`` of named stages: calling its children in order is its forward.
-Whatever else a caller must know about it is stated as data, so nothing asks which family it is.
+A backbone is an `nn.Sequential` of named stages: its forward calls its children in order. It states
+everything else that a caller must know as data, so no code asks for the family.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class FeatureInfo(NamedTuple):
-    """Where a feature map is taken, and what it looks like."""
+    """Which child gives a feature map, and the shape of that map."""
 
-    name: str  # the child that gives it
+    name: str  # of the child
     channels: int
     reduction: int  # image pixels per feature pixel, along one side
 
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Where published weights are, their license, and what they score.
+    """Where published weights are, their license, and their accuracy.
 
-    ``source`` is a hub repository with a file named ``file``; where ``file`` is empty, the name of
-    one of torchvision's weights, or a URL whose file name ends in digits of its SHA-256.
+    `source` is a hub repository that holds `file`. Where `file` is empty, it is the name of weights
+    of torchvision, or a URL whose file name ends in digits of its SHA-256.
     """
 
     source: str
@@ -44,7 +44,7 @@ class Weights:
 def timm_weights(
     tag: str, *, license: str, top1: float | None = None, revision: str = "main"
 ) -> Weights:
-    """Weights of timm's hub repositories: ``timm_weights("hrnet_w48.ms_in1k", license="mit")``."""
+    """Weights of timm's hub repositories: `timm_weights("hrnet_w48.ms_in1k", license="mit")`."""
     return Weights(
         source=f"timm/{tag}",
         file="model.safetensors",
@@ -55,44 +55,44 @@ def timm_weights(
 
 
 def torchvision_weights(model: str, *, top1: float) -> Weights:
-    """Torchvision's weights of a model, ``"ResNet18"``: of its two sets the first.
+    """The first set of torchvision's weights of a model: `torchvision_weights("ResNet18", ...)`.
 
-    Those are the ones of the literature, and of torchvision's own segmentation networks.
+    The literature uses that set, and so do torchvision's own segmentation networks.
     """
     source = f"{model}_Weights.IMAGENET1K_V1"
     return Weights(source=source, file="", license="bsd-3-clause", top1=top1)
 
 
 def url_weights(url: str, *, license: str, top1: float) -> Weights:
-    """Weights at a URL that ends in digits of their SHA-256: ``.../xception-43020ad28.pth``."""
+    """Weights at a URL with digits of their SHA-256: `.../xception-43020ad28.pth`."""
     return Weights(source=url, file="", license=license, top1=top1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One line of a family's table: the family adds its own numbers.
+    """One line of the table of a family, which adds its own numbers.
 
-    ``mean`` and ``std`` (RGB, of 0..1 values) are those the published weights expect.
+    The published weights expect `mean` and `std` (RGB, of values in 0..1).
     """
 
-    weights: Weights | None = None  # for ImageNet, where somebody has published them
+    weights: Weights | None = None  # of ImageNet, if somebody has published any
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
 
 class Backbone(nn.Sequential):
-    """Named stages, run in order; ``low_level`` and ``out`` say which outputs the heads take.
+    """Named stages, run in order; `low_level` and `out` say which outputs the heads take.
 
-    ``aux`` is where an auxiliary head starts from: the stage before last, if it is a child.
+    An auxiliary head takes `aux`: the stage before the last, if that is a child.
     """
 
-    output_strides: ClassVar[tuple[int, ...]] = (8, 16, 32)  # those it can be built with
+    output_strides: ClassVar[tuple[int, ...]] = (8, 16, 32)  # that it can be built with
     renames: ClassVar[tuple[tuple[str, str], ...]] = ()  # of weight files: (regex, replacement)
-    authors_license: ClassVar[str] = ""  # where it restricts the use of the authors' weight files
-    classifier_keys: ClassVar[str] = r"fc\."  # regex: tensors of weight files not used here
-    # Of files that almost fit: a regex that all differences match, and what such a file is.
+    authors_license: ClassVar[str] = ""  # of the authors' weight files, if it restricts their use
+    classifier_keys: ClassVar[str] = r"fc\."  # regex: tensors of weight files that are not used
+    # For files that almost fit: a regex that all differences match, and what such a file is.
     misfit: ClassVar[tuple[str, str] | None] = None
-    # Build arguments under which it computes what VainF/DeepLabV3Plus-Pytorch's does.
+    # Build arguments with which it computes the same as in VainF/DeepLabV3Plus-Pytorch.
     predecessor_args: ClassVar[Mapping[str, object]] = MappingProxyType({})
 
     def __init__(
@@ -122,10 +122,10 @@ class StagePlan(NamedTuple):
 
 
 def plan_stages(strides: Sequence[int], *, stem_stride: int, output_stride: int) -> list[StagePlan]:
-    """Trade the strides beyond ``output_stride`` for dilation, keeping weights exactly valid.
+    """Replace the strides beyond `output_stride` by dilation, so that weights stay exactly valid.
 
-    The layer that loses its stride keeps the previous dilation: its taps are as far apart as
-    before. What follows sees a map that is ``stride`` times denser, so its taps move apart.
+    A layer that loses its stride keeps the previous dilation: its input is as dense as before. The
+    layers after it see a map that is `stride` times denser, so their taps move apart as much.
     """
     plans = []
     reduction, dilation = stem_stride, 1
@@ -148,7 +148,7 @@ def conv(
     dilation: int = 1,
     groups: int = 1,
 ) -> nn.Conv2d:
-    """Convolution without bias, padded so that stride 1 keeps the size (odd kernels)."""
+    """Convolution without bias; its padding keeps the size at stride 1 (odd kernels)."""
     return nn.Conv2d(
         in_channels,
         out_channels,
@@ -171,7 +171,7 @@ def conv_bn(
     groups: int = 1,
     activation: type[nn.Module] | None = nn.ReLU,
 ) -> nn.Sequential:
-    """Convolution, BatchNorm and, unless None, an activation: children 0, 1 and 2."""
+    """Convolution, BatchNorm and, unless it is None, an activation: children 0, 1 and 2."""
     layers: list[nn.Module] = [
         conv(
             in_channels,
@@ -189,7 +189,7 @@ def conv_bn(
 
 
 def init_weights(module: nn.Module) -> None:
-    """He initialisation (fan out) of convolutions, 1 and 0 of BatchNorm."""
+    """He initialization (fan out) of convolutions, 1 and 0 for BatchNorm."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")

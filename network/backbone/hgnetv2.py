@@ -60,7 +60,7 @@ class LearnableAffineBlock(nn.Module):
 
 
 class ConvBNAct(nn.Sequential):
-    """``conv``, ``bn`` and, unless ``relu=False``, ReLU and, with ``use_lab``, an affine block."""
+    """`conv`, `bn` and, unless `relu=False`, ReLU and, with `use_lab`, an affine block."""
 
     def __init__(
         self,
@@ -185,7 +185,7 @@ class HGBlock(nn.Module):
 def make_stage(
     in_channels: int, *, index: int, plan: StagePlan, variant: HGNetV2Variant
 ) -> nn.Sequential:
-    """Stage ``index + 1``; all but the first begin with a ``downsample``: it holds the stride."""
+    """Stage `index + 1`; all but the first begin with a `downsample`: it holds the stride."""
     width, channels, num_blocks = variant.stages[index]
     blocks = [
         HGBlock(

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -53,7 +54,7 @@ class Transition(nn.ModuleList):
 
 
 def fusion_path(channels: list[int], *, source: int, target: int) -> nn.Module:
-    """What branch ``source`` passes through on its way into branch ``target``, but upsampling."""
+    """What branch `source` passes through on its way into branch `target`, but upsampling."""
     if source == target:
         return nn.Identity()
     if source > target:
@@ -89,22 +90,23 @@ class HighResolutionModule(nn.Module):
         return [self.fuse(branches, target) for target in range(len(branches))]
 
     def fuse(self, branches: list[Tensor], target: int) -> Tensor:
-        """Sum of all branches in the shape of branch ``target``."""
+        """Sum of all branches in the shape of branch `target`."""
         total = branches[target]
-        for source, path in enumerate(self.fuse_layers[target]):
+        size = (total.shape[2], total.shape[3])
+        for source, path in enumerate(cast(nn.ModuleList, self.fuse_layers[target])):
             if source == target:
                 continue
             x = path(branches[source])
             if source > target:
                 # By size, not by factor: no side has to be a multiple of 32.
-                x = upsample(x, branches[target].shape[2:], mode=self.fuse_mode)
+                x = upsample(x, size, mode=self.fuse_mode)
             total = total + x
         return F.relu(total)
 
 
 @dataclass(frozen=True, kw_only=True)
 class HRNetVariant(Variant):
-    """Numbers of one HRNetV2; ``num_modules`` is for stages 2, 3 and 4."""
+    """Numbers of one HRNetV2; `num_modules` is for stages 2, 3 and 4."""
 
     width: int
     layer1_blocks: int = 4
@@ -116,7 +118,7 @@ class HRNetVariant(Variant):
 def make_stage(
     channels: list[int], num_modules: int, *, num_blocks: int, fuse_mode: str
 ) -> nn.Sequential:
-    """Modules with as many branches as there are ``channels``."""
+    """Modules with as many branches as there are `channels`."""
     return nn.Sequential(
         *[
             HighResolutionModule(channels, num_blocks=num_blocks, fuse_mode=fuse_mode)
@@ -128,9 +130,9 @@ def make_stage(
 class HRNetV2(Backbone):
     """Stem (stride 4), a bottleneck stage, and three stages of 2, 3 and 4 parallel branches.
 
-    From ``transition1`` on, stages take and give a list of branches; ``concat`` joins them.
-    ``fuse_mode`` is how the fusion upsamples: "nearest" as the ImageNet weights were trained, or
-    "bilinear" as the authors' segmentation weights were. ``stem_relu=False`` leaves out the first
+    From `transition1` on, stages take and give a list of branches; `concat` joins them.
+    `fuse_mode` is how the fusion upsamples: "nearest" as the ImageNet weights were trained, or
+    "bilinear" as the authors' segmentation weights were. `stem_relu=False` leaves out the first
     ReLU, as VainF/DeepLabV3Plus-Pytorch does. Keys and shapes are the same.
     """
 
@@ -187,7 +189,7 @@ class HRNetV2(Backbone):
 
 
 NETWORK = HRNetV2
-VARIANTS = {
+SMALL_VARIANTS = {
     "hrnetv2_18_small": HRNetVariant(
         width=16,
         layer1_blocks=1,
@@ -203,25 +205,19 @@ VARIANTS = {
         num_blocks=2,
         weights=timm_weights("hrnet_w18_small_v2.gluon_in1k", top1=78.20, license="apache-2.0"),
     ),
-    "hrnetv2_18": HRNetVariant(
-        width=18, weights=timm_weights("hrnet_w18.ms_aug_in1k", top1=78.11, license="mit")
-    ),
-    "hrnetv2_30": HRNetVariant(
-        width=30, weights=timm_weights("hrnet_w30.ms_in1k", top1=78.20, license="mit")
-    ),
-    "hrnetv2_32": HRNetVariant(
-        width=32, weights=timm_weights("hrnet_w32.ms_in1k", top1=78.45, license="mit")
-    ),
-    "hrnetv2_40": HRNetVariant(
-        width=40, weights=timm_weights("hrnet_w40.ms_in1k", top1=78.93, license="mit")
-    ),
-    "hrnetv2_44": HRNetVariant(
-        width=44, weights=timm_weights("hrnet_w44.ms_in1k", top1=78.89, license="mit")
-    ),
-    "hrnetv2_48": HRNetVariant(
-        width=48, weights=timm_weights("hrnet_w48.ms_in1k", top1=79.33, license="mit")
-    ),
-    "hrnetv2_64": HRNetVariant(
-        width=64, weights=timm_weights("hrnet_w64.ms_in1k", top1=79.46, license="mit")
-    ),
+}
+VARIANTS = SMALL_VARIANTS | {
+    f"hrnetv2_{width}": HRNetVariant(
+        width=width,
+        weights=timm_weights(f"hrnet_w{width}.{recipe}", top1=top1, license="mit"),
+    )
+    for width, recipe, top1 in (
+        (18, "ms_aug_in1k", 78.11),
+        (30, "ms_in1k", 78.20),
+        (32, "ms_in1k", 78.45),
+        (40, "ms_in1k", 78.93),
+        (44, "ms_in1k", 78.89),
+        (48, "ms_in1k", 79.33),
+        (64, "ms_in1k", 79.46),
+    )
 }

@@ -34,10 +34,17 @@ from .base import (
 LOW_LEVEL_LENGTH = 4  # the stem and the blocks of the first two rows: up to stride 4
 
 
+def remove_padding(layers: nn.Sequential) -> None:
+    """Let the convolutions see the input as it is, without a border of zeros."""
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            layer.padding = (0, 0)
+
+
 class InvertedResidual(nn.Module):
     """Expansion, depthwise 3x3, linear projection.
 
-    ``legacy_padding`` pads the input before the expansion instead of the depthwise convolution's
+    `legacy_padding` pads the input before the expansion instead of the depthwise convolution's
     input: around the border that convolution then sees ReLU6(BN(0)) where others see 0.
     """
 
@@ -65,7 +72,7 @@ class InvertedResidual(nn.Module):
             activation=nn.ReLU6,
         )
         if legacy_padding:
-            depthwise[0].padding = (0, 0)
+            remove_padding(depthwise)
         layers: list[nn.Module] = []
         if expansion != 1:
             layers.append(conv_bn(in_channels, width, kernel_size=1, activation=nn.ReLU6))
@@ -105,7 +112,7 @@ def timm_renames() -> tuple[tuple[str, str], ...]:
 class MobileNetV2(Backbone):
     """Two children, the layers up to stride 4 and those after; inner keys are torchvision's.
 
-    ``legacy_padding`` computes what models of VainF/DeepLabV3Plus-Pytorch were trained with: a
+    `legacy_padding` computes what models of VainF/DeepLabV3Plus-Pytorch were trained with: a
     stem without padding, and blocks that pad their input. Keys and shapes are the same.
     """
 
@@ -124,7 +131,7 @@ class MobileNetV2(Backbone):
             raise ValueError(f"legacy_padding is {legacy_padding!r}; it must be True or False")
         stem = conv_bn(3, variant.stem_channels, kernel_size=3, stride=2, activation=nn.ReLU6)
         if legacy_padding:
-            stem[0].padding = (0, 0)
+            remove_padding(stem)
         features: list[nn.Module] = [stem]
         in_channels = variant.stem_channels
         strides = [stride for *_, stride in variant.stages]

@@ -43,7 +43,7 @@ from .base import (
 
 
 class DilatedAvgPool2d(nn.Module):
-    """Average of k x k pixels that are ``dilation`` apart; zeros outside the map count."""
+    """Average of k x k pixels that are `dilation` apart; zeros outside the map count."""
 
     def __init__(
         self, kernel_size: int, *, stride: int = 1, dilation: int = 1, padding: int = 0
@@ -67,7 +67,7 @@ class DilatedAvgPool2d(nn.Module):
 class ShortcutPool(nn.Module):
     """Average of 2x2 pixels; at the right and bottom border, of those inside the map.
 
-    The same as ``AvgPool2d(2, ceil_mode=True, count_include_pad=False)``, but it can be dilated
+    The same as `AvgPool2d(2, ceil_mode=True, count_include_pad=False)`, but it can be dilated
     and exported for any size.
     """
 
@@ -84,7 +84,7 @@ class ShortcutPool(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Res2NetVariant(Variant):
-    """Numbers of one Res2Net; ``deep_stem`` also stands for the averaged shortcut (v1b)."""
+    """Numbers of one Res2Net; `deep_stem` also stands for the averaged shortcut (v1b)."""
 
     num_blocks: tuple[int, int, int, int]
     base_width: int = 26
@@ -96,7 +96,7 @@ class Res2NetVariant(Variant):
 def projection(
     in_channels: int, out_channels: int, *, plan: StagePlan, averaged: bool
 ) -> nn.Sequential:
-    """The shortcut of a stage's first block; ``averaged`` pools where others stride."""
+    """The shortcut of a stage's first block; `averaged` pools where others stride."""
     stride = 1 if averaged else plan.stride
     layers = conv_bn(in_channels, out_channels, kernel_size=1, stride=stride, activation=None)
     if not averaged:
@@ -157,7 +157,7 @@ class Bottle2neck(nn.Module):
         return self.relu(x + shortcut)
 
     def multi_scale(self, x: Tensor) -> list[Tensor]:
-        """The parts of ``x``, each after its own layers."""
+        """The parts of `x`, each after its own layers."""
         *parts, last = x.split(self.width, dim=1)
         outputs: list[Tensor] = []
         for part, conv3x3, bn in zip(parts, self.convs, self.bns, strict=True):
@@ -179,7 +179,7 @@ def make_stage(
 
 
 def make_stem(variant: Res2NetVariant) -> nn.Module:
-    """The layers before ``bn1``, stride 2: one 7x7 convolution, or three 3x3."""
+    """The layers before `bn1`, stride 2: one 7x7 convolution, or three 3x3."""
     if not variant.deep_stem:
         return conv(3, 64, kernel_size=7, stride=2)
     return nn.Sequential(
@@ -223,52 +223,25 @@ class Res2Net(Backbone):
 
 NETWORK = Res2Net
 LICENSE = "cc-by-nc-sa-4.0"  # of the authors' weights, which timm publishes too
-BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}  # a stage, by depth
+BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}  # of each stage, by depth
 VARIANTS = {
-    "res2net50_48w_2s": Res2NetVariant(
-        num_blocks=BLOCKS[50],
-        base_width=48,
-        scale=2,
-        weights=timm_weights("res2net50_48w_2s.in1k", top1=77.53, license=LICENSE),
-    ),
-    "res2net50_14w_8s": Res2NetVariant(
-        num_blocks=BLOCKS[50],
-        base_width=14,
-        scale=8,
-        weights=timm_weights("res2net50_14w_8s.in1k", top1=78.14, license=LICENSE),
-    ),
-    "res2net50_26w_4s": Res2NetVariant(
-        num_blocks=BLOCKS[50],
-        weights=timm_weights("res2net50_26w_4s.in1k", top1=77.99, license=LICENSE),
-    ),
-    "res2net50_26w_6s": Res2NetVariant(
-        num_blocks=BLOCKS[50],
-        scale=6,
-        weights=timm_weights("res2net50_26w_6s.in1k", top1=78.59, license=LICENSE),
-    ),
-    "res2net50_26w_8s": Res2NetVariant(
-        num_blocks=BLOCKS[50],
-        scale=8,
-        weights=timm_weights("res2net50_26w_8s.in1k", top1=78.95, license=LICENSE),
-    ),
-    "res2net101_26w_4s": Res2NetVariant(
-        num_blocks=BLOCKS[101],
-        weights=timm_weights("res2net101_26w_4s.in1k", top1=79.19, license=LICENSE),
-    ),
-    "res2next50": Res2NetVariant(
-        num_blocks=BLOCKS[50],
-        base_width=4,
-        groups=8,
-        weights=timm_weights("res2next50.in1k", top1=78.24, license=LICENSE),
-    ),
-    "res2net50d": Res2NetVariant(
-        num_blocks=BLOCKS[50],
-        deep_stem=True,
-        weights=timm_weights("res2net50d.in1k", top1=80.28, license=LICENSE),
-    ),
-    "res2net101d": Res2NetVariant(
-        num_blocks=BLOCKS[101],
-        deep_stem=True,
-        weights=timm_weights("res2net101d.in1k", top1=81.24, license=LICENSE),
-    ),
+    name: Res2NetVariant(
+        num_blocks=BLOCKS[depth],
+        base_width=base_width,
+        scale=scale,
+        groups=groups,
+        deep_stem=name.endswith("d"),
+        weights=timm_weights(f"{name}.in1k", top1=top1, license=LICENSE),
+    )
+    for name, depth, base_width, scale, groups, top1 in (
+        ("res2net50_48w_2s", 50, 48, 2, 1, 77.53),
+        ("res2net50_14w_8s", 50, 14, 8, 1, 78.14),
+        ("res2net50_26w_4s", 50, 26, 4, 1, 77.99),
+        ("res2net50_26w_6s", 50, 26, 6, 1, 78.59),
+        ("res2net50_26w_8s", 50, 26, 8, 1, 78.95),
+        ("res2net101_26w_4s", 101, 26, 4, 1, 79.19),
+        ("res2next50", 50, 4, 4, 8, 78.24),
+        ("res2net50d", 50, 26, 4, 1, 80.28),
+        ("res2net101d", 101, 26, 4, 1, 81.24),
+    )
 }

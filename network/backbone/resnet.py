@@ -45,7 +45,7 @@ def projection(in_channels: int, out_channels: int, *, stride: int) -> nn.Sequen
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions; ``first_dilation`` belongs to the one that carries the stride."""
+    """Two 3x3 convolutions; `first_dilation` belongs to the one that carries the stride."""
 
     expansion = 1
 
@@ -80,7 +80,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1 down, 3x3, 1x1 up; its one spatial layer carries the stride and ``first_dilation``."""
+    """1x1 down, 3x3, 1x1 up; its one spatial layer carries the stride and `first_dilation`."""
 
     expansion = 4
 
@@ -176,47 +176,25 @@ class ResNet(Backbone):
 
 
 NETWORK = ResNet
-DEEP = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}  # blocks a stage, by depth
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}  # of each stage, by depth
+BLOCKS |= {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 VARIANTS = {
-    "resnet18": ResNetVariant(
-        block=BasicBlock,
-        num_blocks=(2, 2, 2, 2),
-        weights=torchvision_weights("ResNet18", top1=69.76),
-    ),
-    "resnet34": ResNetVariant(
-        block=BasicBlock,
-        num_blocks=(3, 4, 6, 3),
-        weights=torchvision_weights("ResNet34", top1=73.31),
-    ),
-    "resnet50": ResNetVariant(
-        num_blocks=DEEP[50], weights=torchvision_weights("ResNet50", top1=76.13)
-    ),
-    "resnet101": ResNetVariant(
-        num_blocks=DEEP[101], weights=torchvision_weights("ResNet101", top1=77.37)
-    ),
-    "resnet152": ResNetVariant(
-        num_blocks=DEEP[152], weights=torchvision_weights("ResNet152", top1=78.31)
-    ),
-    "resnext50_32x4d": ResNetVariant(
-        num_blocks=DEEP[50],
-        groups=32,
-        width_per_group=4,
-        weights=torchvision_weights("ResNeXt50_32X4D", top1=77.62),
-    ),
-    "resnext101_32x8d": ResNetVariant(
-        num_blocks=DEEP[101],
-        groups=32,
-        width_per_group=8,
-        weights=torchvision_weights("ResNeXt101_32X8D", top1=79.31),
-    ),
-    "wide_resnet50_2": ResNetVariant(
-        num_blocks=DEEP[50],
-        width_per_group=128,
-        weights=torchvision_weights("Wide_ResNet50_2", top1=78.47),
-    ),
-    "wide_resnet101_2": ResNetVariant(
-        num_blocks=DEEP[101],
-        width_per_group=128,
-        weights=torchvision_weights("Wide_ResNet101_2", top1=78.85),
-    ),
+    name: ResNetVariant(
+        num_blocks=BLOCKS[depth],
+        block=BasicBlock if depth < 50 else Bottleneck,
+        groups=groups,
+        width_per_group=width,
+        weights=torchvision_weights(published, top1=top1),
+    )
+    for name, depth, groups, width, published, top1 in (
+        ("resnet18", 18, 1, 64, "ResNet18", 69.76),
+        ("resnet34", 34, 1, 64, "ResNet34", 73.31),
+        ("resnet50", 50, 1, 64, "ResNet50", 76.13),
+        ("resnet101", 101, 1, 64, "ResNet101", 77.37),
+        ("resnet152", 152, 1, 64, "ResNet152", 78.31),
+        ("resnext50_32x4d", 50, 32, 4, "ResNeXt50_32X4D", 77.62),
+        ("resnext101_32x8d", 101, 32, 8, "ResNeXt101_32X8D", 79.31),
+        ("wide_resnet50_2", 50, 1, 128, "Wide_ResNet50_2", 78.47),
+        ("wide_resnet101_2", 101, 1, 128, "Wide_ResNet101_2", 78.85),
+    )
 }

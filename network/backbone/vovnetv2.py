@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -45,7 +46,7 @@ def conv_block(
     dilation: int = 1,
     depthwise: bool = False,
 ) -> nn.Sequential:
-    """Convolution (or depthwise and pointwise one), BatchNorm, ReLU; ``conv``, ``bn``, ``relu``."""
+    """Convolution (or depthwise and pointwise one), BatchNorm, ReLU; `conv`, `bn`, `relu`."""
     layers = OrderedDict[str, nn.Module]()
     size = {"kernel_size": kernel_size, "stride": stride, "dilation": dilation}
     if depthwise:
@@ -131,7 +132,7 @@ class OSAModule(nn.Module):
 class StagePool(nn.Module):
     """3x3 max pool that halves the map, rounding down, or keeps its size at stride 1.
 
-    At stride 2 it computes ``MaxPool2d(3, 2, ceil_mode=True)``: one more row and column are what
+    At stride 2 it computes `MaxPool2d(3, 2, ceil_mode=True)`: one more row and column are what
     that adds where it needs them, and without effect where not. At stride 1 its window lies around
     its pixel, so pixel 2i + 1 is what the strided one has at i.
     """
@@ -151,7 +152,7 @@ class StagePool(nn.Module):
 def make_stage(
     in_channels: int, *, index: int, plan: StagePlan, variant: VoVNetVariant
 ) -> nn.Sequential:
-    """``pool``, but in the first stage, and ``blocks``: the modules."""
+    """`pool`, but in the first stage, and `blocks`: the modules."""
     num_modules, channels = variant.num_modules[index], variant.channels[index]
     modules = [
         OSAModule(
@@ -222,8 +223,8 @@ class VoVNetV2(Backbone):
 
 
 NETWORK = VoVNetV2
-SLIM = {"widths": (64, 80, 96, 112), "channels": (112, 256, 384, 512)}
-DEPTHWISE = {"depthwise": True, "stem_channels": (64, 64, 64)}
+SLIM: dict[str, Any] = {"widths": (64, 80, 96, 112), "channels": (112, 256, 384, 512)}
+DEPTHWISE: dict[str, Any] = {"depthwise": True, "stem_channels": (64, 64, 64)}
 MODULES = {19: (1, 1, 1, 1), 39: (1, 1, 2, 2), 57: (1, 1, 4, 3), 99: (1, 3, 9, 3)}  # by depth
 HALF = (0.5, 0.5, 0.5)
 VARIANTS = {

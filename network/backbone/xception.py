@@ -77,14 +77,15 @@ def max_pool(*, stride: int, dilation: int) -> nn.Module:
 class Block(nn.Module):
     """Two separable convolutions and a maximum, or three: pool and shortcut hold the stride.
 
-    ``channels`` are those after each convolution. All keep the dilation from before the block.
+    `channels` are those after each convolution. All keep the dilation from before the block.
     """
 
     def __init__(
         self, in_channels: int, channels: tuple[int, ...], *, plan: StagePlan, relu_first: bool
     ) -> None:
         super().__init__()
-        self.skip = self.skipbn = None
+        self.skip: nn.Conv2d | None = None
+        self.skipbn: nn.BatchNorm2d | None = None
         pool = len(channels) == 2
         if pool:
             self.skip = conv(in_channels, channels[-1], kernel_size=1, stride=plan.stride)
@@ -101,14 +102,15 @@ class Block(nn.Module):
         self.rep = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.skip is None else self.skipbn(self.skip(x))
-        return self.rep(x) + shortcut
+        if self.skip is None or self.skipbn is None:
+            return self.rep(x) + x
+        return self.rep(x) + self.skipbn(self.skip(x))
 
 
 def aligned_separable_conv(
     in_channels: int, out_channels: int, *, stride: int, dilation: int, relu: bool
 ) -> nn.Sequential:
-    """Depthwise 3x3, BN, 1x1, BN; ``relu`` puts one behind each BN."""
+    """Depthwise 3x3, BN, 1x1, BN; `relu` puts one behind each BN."""
     layers: dict[str, nn.Module] = {
         "conv_dw": depthwise(in_channels, stride=stride, dilation=dilation),
         "bn_dw": nn.BatchNorm2d(in_channels),
@@ -140,18 +142,18 @@ def aligned_stack(
 
 
 class XceptionModule(nn.Module):
-    """Three separable convolutions beside a shortcut, which ``project`` makes a 1x1."""
+    """Three separable convolutions beside a shortcut, which `project` makes a 1x1."""
 
     def __init__(
         self, in_channels: int, channels: tuple[int, int, int], *, plan: StagePlan, project: bool
     ) -> None:
         super().__init__()
-        self.shortcut = nn.Identity()
+        self.shortcut: nn.Module = nn.Identity()
         if project:
             self.shortcut = ConvBNAct(in_channels, channels[-1], stride=plan.stride, relu=False)
         self.stack = aligned_stack(in_channels, channels, plan=plan)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         return self.stack(x) + self.shortcut(x)
 
 
@@ -175,7 +177,7 @@ class DropTap(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class XceptionVariant(Variant):
-    """Numbers of one Xception; ``entry`` is (channels, stride) of each block of the entry flow."""
+    """Numbers of one Xception; `entry` is (channels, stride) of each block of the entry flow."""
 
     entry: tuple[tuple[int, int], ...] = ((128, 2), (256, 2), (728, 2))
     num_middle: int = 8
@@ -199,12 +201,12 @@ def original_stages(variant: XceptionVariant, output_stride: int) -> dict[str, n
         stages[f"relu{number}"] = nn.ReLU(inplace=True)
     *plans, last_plan = variant.plans(output_stride)
     width = variant.entry[-1][0]
-    rows = [(channels,) * 2 for channels, _ in variant.entry]
+    rows: list[tuple[int, ...]] = [(channels,) * 2 for channels, _ in variant.entry]
     rows += [(width,) * 3] * variant.num_middle + [(width, 1024)]
     in_channels = 64
-    for number, (channels, plan) in enumerate(zip(rows, plans, strict=True), start=1):
-        stages[f"block{number}"] = Block(in_channels, channels, plan=plan, relu_first=number > 1)
-        in_channels = channels[-1]
+    for number, (row, plan) in enumerate(zip(rows, plans, strict=True), start=1):
+        stages[f"block{number}"] = Block(in_channels, row, plan=plan, relu_first=number > 1)
+        in_channels = row[-1]
     for number, channels in ((3, 1536), (4, 2048)):
         stages[f"conv{number}"] = SeparableConv2d(
             in_channels, channels, dilation=last_plan.dilation
@@ -246,11 +248,7 @@ def low_level_block(variant: XceptionVariant) -> int:
 
 
 class Xception(Backbone):
-    """Entry flow up to stride 16, middle flow of equal blocks, exit flow.
-
-    Checkpoints of VainF/DeepLabV3Plus-Pytorch do not fit: its `xception` ends at conv4, without
-    bn4 and ReLU, and its dilation is not weight-equivalent.
-    """
+    """Entry flow up to stride 16, middle flow of equal blocks, exit flow."""
 
     renames = ((r"^blocks\.(\d+)\.", r"block\1."),)  # of timm's aligned ones
     classifier_keys = r"(fc|last_linear|head)\."

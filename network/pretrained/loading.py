@@ -1,7 +1,7 @@
-"""How published weights and checkpoints are fetched, recognised, renamed and loaded.
+"""Loads published weights and checkpoints into models.
 
-A tensor that is missing or has another shape is an error that names it; what a file holds beyond
-the model is reported.
+A missing tensor and one of another shape are errors that name it. A report says which tensors of a
+file were left out.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import inspect
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from .._deeplab import DeepLabV3
 from ..backbone import BACKBONES
@@ -25,7 +26,7 @@ from .tensors import (
     matching_models,
     num_classes_of,
     rename,
-    summarise,
+    summarize,
     without_aux_head,
     without_last_layer,
 )
@@ -33,67 +34,67 @@ from .weights import PERMISSIVE, describe, fetch
 
 
 def default_weights(name: str) -> str:
-    """ "imagenet" where weights of the model's backbone are published, else "none"."""
+    """The string "imagenet" where weights of the backbone are published, else "none"."""
     variant = BACKBONES[model_parts(name).backbone].variant
     return "none" if variant.weights is None else "imagenet"
 
 
 def check_pretrained(name: str, pretrained: str | Path | bool | None) -> str | Path:
-    """``pretrained`` as "none", "imagenet" or a file.
+    """`pretrained` as "none", "imagenet" or the path of a file.
 
-    ValueError where nobody has published ImageNet weights of the model's backbone.
+    A ValueError says that nobody has published ImageNet weights of the model's backbone.
     """
-    if pretrained in (None, False, "none"):
+    if pretrained is None or pretrained is False or pretrained == "none":
         return "none"
-    if pretrained not in (True, "imagenet"):
+    if pretrained is not True and pretrained != "imagenet":
         return pretrained
     if default_weights(name) == "none":
         raise ValueError(
-            f"there are no ImageNet weights for {model_parts(name).backbone} to fetch by name; "
+            f"nobody has published ImageNet weights for {model_parts(name).backbone}; "
             "give a weight file, or none"
         )
     return "imagenet"
 
 
 def load_pretrained(model: DeepLabV3, pretrained: str | Path | bool | None) -> list[str]:
-    """Load "imagenet" (fetched if need be), a file, or nothing ("none") into ``model.backbone``.
+    """Load "imagenet" (fetched if need be), a file, or nothing ("none") into `model.backbone`.
 
-    Returns lines on what was used, and on a license that restricts its use.
+    Returns lines that say what was used, and name a license that restricts its use.
     """
     chosen = check_pretrained(model.name, pretrained)
     if chosen == "none":
         return []
     backbone_name = model_parts(model.name).backbone
     network, variant = BACKBONES[backbone_name]
-    if chosen != "imagenet":
+    weights = variant.weights
+    if chosen != "imagenet" or weights is None:
         lines = [load_backbone_weights(model, chosen)]
         if network.authors_license:
             lines.append(f"the authors' own files of this family are {network.authors_license}")
         return lines
-    weights = variant.weights
     path = fetch(weights, backbone_name)
     lines = [load_backbone_weights(model, path, source=describe(weights))]
     if weights.license not in PERMISSIVE:
         lines.append(
-            f"license of {describe(weights)}: {weights.license}, which is not permissive: read it "
-            "before you use or pass on what you train from them"
+            f"license of {describe(weights)}: {weights.license}, which is not permissive; read it "
+            "before you use or share what you train from these weights"
         )
     return lines
 
 
 def load_backbone_weights(model: DeepLabV3, path: str | Path, *, source: str | None = None) -> str:
-    """Load a weight file into ``model.backbone`` and return one line saying what was used.
+    """Load a weight file into `model.backbone` and return one line that says what was used.
 
-    A file is recognised by its keys: torchvision's, timm's, the authors' (build HRNet with
-    ``backbone_args={"fuse_mode": "bilinear"}`` for their segmentation files, as those were
-    trained), and checkpoints of a whole model, ours or the predecessor's. A missing tensor or
-    another shape is a ValueError. ``source`` is what to call the file in messages.
+    The keys show the kind of the file: torchvision's, timm's, the authors', or a checkpoint of a
+    whole model, ours or the predecessor's. For the authors' segmentation files of HRNet, build the
+    model with `backbone_args={"fuse_mode": "bilinear"}`, as those were trained. A missing tensor or
+    another shape is a ValueError. Messages call the file `source`.
     """
     source = source or str(path)
     backbone_name = model_parts(model.name).backbone
     network = BACKBONES[backbone_name].network
     content = read_file(path)
-    if "mean" in content and "std" in content:  # a checkpoint of ours: what it was trained with
+    if "mean" in content and "std" in content:  # our own checkpoint
         model.set_normalization(content["mean"], content["std"])
     whole = state_of(content, source=source)
     state = backbone_part(whole)
@@ -103,11 +104,11 @@ def load_backbone_weights(model: DeepLabV3, path: str | Path, *, source: str | N
     wanted = model.backbone.state_dict()
     used = {key: value for key, value in state.items() if key in wanted}
     stages = {name for name, _ in model.backbone.named_children()}
-    # What lies inside our stages but is not ours is of another variant: its function differs.
+    # An extra tensor inside one of our stages is a sign of another variant.
     strays = [key for key in state if key not in wanted and key.split(".")[0] in stages]
     problems = differences(wanted, used) + [f"{key} is extra" for key in strays]
     if problems:
-        raise ValueError(f"{source} does not fit {backbone_name}: {summarise(problems, network)}")
+        raise ValueError(f"{source} does not fit {backbone_name}: {summarize(problems, network)}")
     model.backbone.load_state_dict(used, strict=False)
     reasons = {
         "other parts of its model": other_parts,
@@ -131,12 +132,12 @@ def load_model_state(
     finetune: bool = False,
     classes_hint: str = "",
 ) -> None:
-    """Load a whole model's tensors, ours or the predecessor's; ``source`` names them in errors.
+    """Load the tensors of a whole model, ours or the predecessor's; errors call them `source`.
 
-    ``finetune`` leaves the last layer as it is, so that the number of classes may differ. An
-    auxiliary head is left out where the model has none, and stays as it is where the tensors have
-    none. Tensors of another model or class count are a ValueError that says what they fit;
-    ``classes_hint`` is what to do about another class count.
+    `finetune` leaves the last layer as it is, so the number of classes may differ. The tensors of
+    an auxiliary head are ignored if the model has none; without such tensors, the head stays as it
+    is. Tensors of another model or class count are a ValueError that says what they fit;
+    `classes_hint` says what to do about another class count.
     """
     state = {key.removeprefix("module."): value for key, value in state.items()}
     network = BACKBONES[model_parts(model.name).backbone].network
@@ -160,19 +161,19 @@ def load_model_state(
     only_aux_head = all(AUX_HEAD in problem for problem in problems)
     if not only_aux_head and (matches := matching_models(state)):
         raise ValueError(f"{source} does not fit {this}; it fits: {', '.join(matches)}")
-    reason = summarise(body_problems or problems, network)
-    raise ValueError(f"{source} does not fit {this}, nor any other model: {reason}")
+    reason = summarize(body_problems or problems, network)
+    raise ValueError(f"{source} fits neither {this} nor any other model: {reason}")
 
 
-def predecessor_build_args(name: str, state: State) -> dict[str, object]:
-    """How to build ``name`` so that a checkpoint of the predecessor predicts what it did there.
+def predecessor_build_args(name: str, state: State) -> dict[str, Any]:
+    """How to build `name` so that a checkpoint of the predecessor predicts what it did there.
 
-    Class count and separable convolutions are read off the tensors; its MobileNetV2 and
-    HRNet compute something else on the same tensors. Its files do not say the output stride and
-    ASPP rates.
+    The tensors show the number of classes and separable convolutions. Its MobileNetV2 and HRNet
+    compute something else with the same tensors. Its files do not state output stride and ASPP
+    rates.
     """
     network = BACKBONES[model_parts(name).backbone].network
-    args: dict[str, object] = {
+    args: dict[str, Any] = {
         "separable_conv": is_separable(state),
         "backbone_args": dict(network.predecessor_args),
     }
@@ -181,19 +182,17 @@ def predecessor_build_args(name: str, state: State) -> dict[str, object]:
     return args
 
 
-def merge_build_args(
-    stored: Mapping[str, object], given: Mapping[str, object]
-) -> dict[str, object]:
-    """Build arguments of a checkpoint, replaced by the given ones that are not None."""
+def merge_build_args(stored: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The build arguments of a checkpoint; given ones that are not None replace them."""
     merged = {**stored, **{key: value for key, value in given.items() if value is not None}}
     merged["backbone_args"] = {
         **(stored.get("backbone_args") or {}),
         **(given.get("backbone_args") or {}),
     }
-    known = inspect.signature(build_model).parameters
+    _, *known = inspect.signature(build_model).parameters
     for key in merged:
-        if key not in known or key == "name":
-            raise ValueError(f"unknown build argument {key!r}; there are {', '.join(known)}")
+        if key not in known:
+            raise ValueError(f"unknown build argument {key!r}; allowed are {', '.join(known)}")
     return merged
 
 
@@ -202,7 +201,7 @@ def load_checkpoint(
     *,
     output_stride: int | None = None,
     name: str | None = None,
-    build_args: Mapping[str, object] | None = None,
+    build_args: Mapping[str, Any] | None = None,
 ) -> DeepLabV3:
     """Read a checkpoint file and rebuild the model it holds; see `rebuild`."""
     return rebuild(
@@ -220,28 +219,28 @@ def rebuild(
     source: str,
     output_stride: int | None = None,
     name: str | None = None,
-    build_args: Mapping[str, object] | None = None,
+    build_args: Mapping[str, Any] | None = None,
 ) -> DeepLabV3:
     """The model of a checkpoint that was read from `source`, in eval mode, on the CPU.
 
-    The model gets the attributes ``class_names`` (tuple), ``palette`` (uint8 (256,3)) and
-    ``normalize``. Its weights are the averaged ones, if the checkpoint has them; an auxiliary head
-    is left out. ``output_stride`` and ``build_args``, where not None, go before what the
-    checkpoint says. A checkpoint of the predecessor does not say what it holds: it needs ``name``,
-    and has None for names and palette.
+    The model has `class_names`, `palette` and the normalization of the checkpoint, the averaged
+    weights if there are any, and no auxiliary head. `output_stride` and `build_args`, where not
+    None, replace what the checkpoint says. A checkpoint of the predecessor does not say which model
+    it holds: it needs `name`, and its model has no names and palette.
     """
     state = state_of(content, source=source)
     stored = content.get("model_name")
-    if stored is None and name is None:
+    model_name = stored or name
+    if model_name is None:
         fits = matching_models(state)
         hint = f" (it fits: {', '.join(fits)})" if fits else ""
         raise ValueError(f"{source} does not say which model it holds; give its name{hint}")
     if stored is not None and name not in (None, stored):
         raise ValueError(f"{source} holds {stored}, not {name}")
-    args = predecessor_build_args(name, state) if stored is None else content.get("build_args", {})
-    args = {**args, "aux_head": False}  # it serves training only
+    built = content.get("build_args") if stored else predecessor_build_args(model_name, state)
+    args = {**(built or {}), "aux_head": False}  # that head serves training only
     given = {**(build_args or {}), **({"output_stride": output_stride} if output_stride else {})}
-    model = build_model(stored or name, **merge_build_args(args, given))
+    model = build_model(model_name, **merge_build_args(args, given))
     load_model_state(model, state, source=source)
     names, palette = content.get("class_names"), content.get("palette")
     model.class_names = None if names is None else tuple(names)

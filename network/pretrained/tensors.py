@@ -1,4 +1,4 @@
-"""What a file's tensors are: their names in our networks, their classes, the models they fit."""
+"""Matches the tensors of a file to our networks: their names, classes, the models they fit."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ..backbone import BACKBONES, Backbone
 from ..factory import MODELS, build_model
 from .checkpoint import State
 
-# The last layers, whose shape depends on the number of classes: of DeepLabV3+, at 3, of DeepLabV3,
-# at 4, and of the auxiliary head.
+# The last layers, whose shape depends on the number of classes: number 3 of DeepLabV3+, number 4
+# of DeepLabV3, and that of the auxiliary head.
 LAST_LAYER = r"(classifier\.classifier\.[34]|aux_classifier\.4)\."
 AUX_HEAD = "aux_classifier."
-UNUSED_COUNTER = "num_batches_tracked"  # old files lack it, and nothing is computed from it
+UNUSED_COUNTER = "num_batches_tracked"  # old files lack it, and nothing depends on it
 
 
 def rename(state: State, network: type[Backbone], *, prefix: str = "") -> State:
-    """Give the tensors below ``prefix`` the names the family uses."""
+    """Give the tensors below `prefix` the names that the family uses."""
     renamed = {}
     for key, value in state.items():
         if key.startswith(prefix):
@@ -34,7 +34,7 @@ def rename(state: State, network: type[Backbone], *, prefix: str = "") -> State:
 
 
 def backbone_part(state: State) -> State:
-    """A backbone's tensors, out of a file that may hold a whole model, without prefixes."""
+    """The tensors of the backbone in a file that may hold a whole model, without prefixes."""
     for prefix in ("model.", "backbone."):  # of the HRNet segmentation files; of whole models
         if any(key.startswith(prefix) for key in state):
             state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
@@ -42,7 +42,7 @@ def backbone_part(state: State) -> State:
 
 
 def differences(wanted: Mapping[str, Tensor], state: State) -> list[str]:
-    """What keeps ``state`` from fitting a model's tensors, a few words each."""
+    """What keeps `state` from fitting the tensors of a model, in a few words each."""
     found = [f"no tensor {k}" for k in wanted if k not in state and not k.endswith(UNUSED_COUNTER)]
     for key, value in state.items():
         if key not in wanted:
@@ -52,8 +52,8 @@ def differences(wanted: Mapping[str, Tensor], state: State) -> list[str]:
     return found
 
 
-def summarise(problems: list[str], network: type[Backbone]) -> str:
-    """The first of some ``differences``, how many more there are, and what explains them all."""
+def summarize(problems: list[str], network: type[Backbone]) -> str:
+    """The first of some `differences`, the number of others, and what explains them all."""
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     pattern, reason = network.misfit or ("^$", "")
     known = all(re.search(pattern, problem) for problem in problems)
@@ -61,7 +61,7 @@ def summarise(problems: list[str], network: type[Backbone]) -> str:
 
 
 def has_aux_head(state: Mapping[str, Tensor]) -> bool:
-    """Whether a whole model's tensors include an auxiliary head."""
+    """Whether the tensors of a whole model include an auxiliary head."""
     return any(key.startswith(AUX_HEAD) for key in state)
 
 
@@ -71,18 +71,18 @@ def without_aux_head(state: State) -> State:
 
 
 def num_classes_of(state: State) -> int | None:
-    """Number of classes of a whole model's tensors, or None where there is no classifier."""
+    """Number of classes of the tensors of a whole model; None where there is no classifier."""
     return next((len(v) for k, v in state.items() if re.fullmatch(LAST_LAYER + "bias", k)), None)
 
 
 def is_separable(state: State) -> bool:
-    """Whether the head's convolutions were converted by ``convert_to_separable_conv``."""
+    """Whether the head's convolutions were converted by `convert_to_separable_conv`."""
     return any(key.startswith("classifier.") and ".body.0." in key for key in state)
 
 
 @cache
 def _shapes_of(name: str, *, separable_conv: bool) -> State:
-    """A model's tensors without the last layer's, on the meta device: shapes without memory."""
+    """The tensors of a model without its last layer, on the meta device: shapes without memory."""
     with torch.device("meta"):
         state = build_model(name, separable_conv=separable_conv).state_dict()
     return without_last_layer(state)
@@ -94,14 +94,14 @@ def without_last_layer(state: State) -> State:
 
 
 def matching_models(state: State) -> list[str]:
-    """Which models these tensors fit: ``deeplabv3plus_mobilenet (19 classes)`` and the like."""
+    """The models that these tensors fit: `deeplabv3plus_mobilenet (19 classes)` and the like."""
     num_classes, separable = num_classes_of(state), is_separable(state)
     if num_classes is None:
         return []
     note = f"({num_classes} classes{', separable_conv' if separable else ''})"
     matches: list[str] = []
     state = without_aux_head(state)
-    misfits = set()  # backbones, which two models share
+    misfits = set()  # backbones; two models share each
     for name, (_, backbone_name) in MODELS.items():
         if backbone_name in misfits:
             continue

@@ -1,8 +1,8 @@
-"""Published weights: fetched by name once, then taken from the cache; never half a file.
+"""Fetches published weights by name once; later they come from the cache.
 
-timm's hub repositories come through ``huggingface_hub`` (its cache, HF_HUB_OFFLINE and HF_ENDPOINT
-work as ever), torchvision's files through the folder of ``torch.hub`` (TORCH_HOME). Each time, the
-file is compared with the hash its source states.
+timm's hub repositories come through `huggingface_hub`, whose cache, HF_HUB_OFFLINE and HF_ENDPOINT
+work as usual; torchvision's files lie in the folder of `torch.hub` (TORCH_HOME). Each time, the
+file is compared with the hash that its source states, so half a file is never used.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ from huggingface_hub.utils import logging as hub_logging
 from ..backbone import Weights
 
 PERMISSIVE = frozenset({"apache-2.0", "bsd-3-clause", "mit"})
-# Seconds until a silent server counts as out of reach; huggingface_hub would try six times.
+# Seconds without an answer after which a server counts as unreachable; huggingface_hub alone
+# would try six times.
 PATIENCE = 5
 
 
 class DamagedFileError(ValueError):
-    """A file that is not what its source says; it is deleted."""
+    """A file has another hash than its source states; it was deleted."""
 
 
 def describe(weights: Weights) -> str:
-    """Where they are from, in a few words: ``timm/hrnet_w48.ms_in1k``."""
+    """The source in a few words: `timm/hrnet_w48.ms_in1k`."""
     if weights.file:
         return weights.source
     if weights.source.startswith("https://"):
@@ -42,26 +43,26 @@ def describe(weights: Weights) -> str:
 
 
 def fetch(weights: Weights, name: str) -> Path:
-    """The weight file of backbone ``name``, downloaded unless it is in the cache.
+    """The weight file of backbone `name`, downloaded unless it is in the cache.
 
-    Without network, or where what came is damaged, a FileNotFoundError says what to do.
+    Without a network, or after a damaged download, a FileNotFoundError says what to do.
     """
     get = _from_hub if weights.file else _from_url
     try:
         try:
             return get(weights)
-        except DamagedFileError:  # perhaps only the cache's, which is deleted now
+        except DamagedFileError:  # perhaps only in the cache; it is deleted now
             return get(weights)
-    except Exception as error:  # the libraries' own kinds, which differ between versions
+    except Exception as error:  # libraries raise their own kinds, which differ between versions
         raise FileNotFoundError(
             f"no ImageNet weights for {name}: {describe(weights)} is not in the cache and "
-            f"{_reason(error)}; where there is a network, fetch it by `{_command(weights)}` and "
-            "give it as --pretrained FILE; or go without: --pretrained none"
+            f"{_reason(error)}; on a machine with a network, fetch it by `{_command(weights)}` and "
+            "give it as --pretrained FILE; or start from random weights: --pretrained none"
         ) from error
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, as part of a sentence."""
+    """What went wrong, as a part of a sentence."""
     response = getattr(error, "response", None)
     if isinstance(error, HfHubHTTPError) and response is not None:
         return f"its server answers {response.status_code}"
@@ -70,7 +71,7 @@ def _reason(error: Exception) -> str:
 
 
 def _command(weights: Weights) -> str:
-    """What fetches the file into the present folder, on any machine."""
+    """A command that fetches the file into the current folder, on any machine."""
     if not weights.file:
         return f"curl -LO {url_of(weights.source)}"
     revision = "" if weights.revision == "main" else f" --revision {weights.revision}"
@@ -79,38 +80,38 @@ def _command(weights: Weights) -> str:
 
 def _from_hub(weights: Weights) -> Path:
     """A file of a hub repository."""
-    # It tells of every try; what matters of them is in our error.
+    # It logs every attempt; our error has what matters of them.
     hub_logging.set_verbosity_error()
-    where = {"repo_id": weights.source, "filename": weights.file, "revision": weights.revision}
-    path = huggingface_hub.try_to_load_from_cache(**where)
-    if not isinstance(path, str):  # None, or its mark for "there is no such file"
-        url = huggingface_hub.hf_hub_url(**where)
+    place, revision = (weights.source, weights.file), weights.revision
+    path = huggingface_hub.try_to_load_from_cache(*place, revision=revision)
+    if not isinstance(path, str):  # None, or a mark that says "no such file"
+        url = huggingface_hub.hf_hub_url(*place, revision=revision)
         asked = os.environ.get("HF_HUB_ETAG_TIMEOUT")
         huggingface_hub.get_hf_file_metadata(url, timeout=float(asked or PATIENCE))
         print(f"fetching {weights.source}/{weights.file}", flush=True)
-        path = huggingface_hub.hf_hub_download(**where)
+        path = huggingface_hub.hf_hub_download(*place, revision=revision)
     blob = Path(path).resolve()
-    # The cache names large files by their SHA-256; where it has no links, there is no such name.
+    # The cache names large files by their SHA-256, but only on file systems with links.
     if re.fullmatch(r"[0-9a-f]{64}", blob.name):
         _check(blob, blob.name)
     return Path(path)
 
 
 def url_of(source: str) -> str:
-    """Where torchvision says its weights are; a URL is itself."""
+    """The URL of weights that torchvision names; a URL stays as it is."""
     return source if source.startswith("https://") else torchvision.models.get_weight(source).url
 
 
 def _from_url(weights: Weights) -> Path:
-    """A file whose name ends in the first digits of its SHA-256, as torchvision's do."""
+    """A file whose name ends in the first digits of its SHA-256, as with torchvision."""
     url = url_of(weights.source)
     folder = Path(torch.hub.get_dir(), "checkpoints")
     path = folder / url.rsplit("/", 1)[-1]
-    digits = re.search(r"-([0-9a-f]{8,})\.", path.name)[1]
+    digits = path.stem.rsplit("-", 1)[-1]
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         print(f"fetching {url} to {path}", flush=True)
-        with _socket_timeout(2 * PATIENCE):  # by itself, it would wait for ever
+        with _socket_timeout(2 * PATIENCE):  # without this it would wait forever
             torch.hub.download_url_to_file(url, str(path), hash_prefix=digits)
     _check(path, digits)
     return path
@@ -118,7 +119,7 @@ def _from_url(weights: Weights) -> Path:
 
 @contextmanager
 def _socket_timeout(seconds: float) -> Iterator[None]:
-    """Give up a connection, of those made inside, on which nothing comes for so long."""
+    """Give up connections made inside when nothing arrives for so long."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
@@ -128,11 +129,12 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
 
 
 def _check(path: Path, digits: str) -> None:
-    """Delete a file whose SHA-256 does not begin with ``digits``, and raise DamagedFileError."""
+    """Delete a file whose SHA-256 does not begin with `digits`, and raise DamagedFileError."""
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if not found.startswith(digits):
         path.unlink()
         raise DamagedFileError(
-            f"what came is damaged: its SHA-256 is {found[:8]}..., not {digits[:8]}...; deleted"
+            "the file was damaged and is deleted: "
+            f"its SHA-256 is {found[:8]}..., not {digits[:8]}..."
         )

@@ -122,7 +122,7 @@ def own_checkpoint() -> Callable[..., dict[str, object]]:
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves files by path: the part ``kept`` of each, under the hash ``etags`` states, if any."""
+    """Serves files by path: the part `kept` of each, under the hash `etags` states, if any."""
 
     daemon_threads = True
 

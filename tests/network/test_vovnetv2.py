@@ -97,7 +97,7 @@ def authors_key(key: str) -> str:
 
 
 def authors_state(backbone: nn.Module, prefix: str = "") -> dict[str, Tensor]:
-    """As the authors' files: a BatchNorm after a pointwise convolution is a ``pw_norm``."""
+    """As the authors' files: a BatchNorm after a pointwise convolution is a `pw_norm`."""
     state = {prefix + authors_key(key): value for key, value in backbone.state_dict().items()}
     depthwise = {key.split("/")[0] for key in state if "/pw_conv1x1" in key}
     return {

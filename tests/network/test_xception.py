@@ -227,7 +227,7 @@ def test_the_predecessors_file_lacks_the_last_batch_norm(tmp_path):
     assert str(error.value) == f"{path} does not fit xception: no tensor {why}"
     with pytest.raises(ValueError) as error:
         load_checkpoint(path, name=name)
-    fits = f"{path} does not fit {name}, nor any other model: no tensor backbone.{why}"
+    fits = f"{path} fits neither {name} nor any other model: no tensor backbone.{why}"
     assert str(error.value) == fits
     # Not of a file that lacks more.
     del kept["backbone.conv4.pointwise.weight"]

@@ -1,4 +1,4 @@
-"""Checkpoints of whole models, ours and the predecessor's: recognised, renamed, loaded, refused."""
+"""Checkpoints of whole models, ours and the predecessor's: recognized, renamed, loaded, refused."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_own_checkpoint_of_another_model_or_format(mobilenet, tmp_path, own_chec
     torch.save(own_checkpoint(mobilenet), tmp_path / "a.pth")
     with pytest.raises(ValueError, match="a.pth holds deeplabv3plus_mobilenet, not deeplabv3_res"):
         load_checkpoint(tmp_path / "a.pth", name="deeplabv3_resnet18")
-    with pytest.raises(ValueError, match="unknown build argument 'classes'; there are"):
+    with pytest.raises(ValueError, match="unknown build argument 'classes'; allowed are"):
         load_checkpoint(tmp_path / "a.pth", build_args={"classes": 3})
     torch.save(own_checkpoint(mobilenet, format=2), tmp_path / "b.pth")
     with pytest.raises(ValueError, match="has checkpoint format 2; this version reads 1"):

@@ -1,4 +1,4 @@
-"""Files: read or refused; weights of a backbone: recognised, renamed, loaded."""
+"""Files: read or refused; weights of a backbone: recognized, renamed, loaded."""
 
 from __future__ import annotations
 

@@ -123,7 +123,9 @@ def test_a_server_that_sends_something_else_is_refused(hub, hrnet_file) -> None:
     for revision in ("main", hub.commit):
         path = f"/{REPOSITORY}/resolve/{revision}/model.safetensors"
         hub.etags[path] = hashlib.sha256(hrnet_file).hexdigest()
-    with pytest.raises(FileNotFoundError, match="what came is damaged: its SHA-256 is "):
+    with pytest.raises(
+        FileNotFoundError, match="the file was damaged and is deleted: its SHA-256 is "
+    ):
         create_model(SMALL_HRNET, pretrained="imagenet")
 
 
@@ -190,7 +192,7 @@ def test_a_url_is_itself() -> None:
 
 
 def test_hub_repositories_are_timms() -> None:
-    """Name, license and normalisation, as timm states them."""
+    """Name, license and normalization, as timm states them."""
     seen = 0
     for name, entry in BACKBONES.items():
         published = entry.variant.weights
@@ -227,7 +229,7 @@ def test_no_published_weights(monkeypatch) -> None:
     object.__setattr__(variant, "weights", None)
     try:
         assert default_weights("deeplabv3_resnet18") == "none"
-        with pytest.raises(ValueError, match="there are no ImageNet weights for resnet18 to fetch"):
+        with pytest.raises(ValueError, match="nobody has published ImageNet weights for resnet18"):
             create_model("deeplabv3_resnet18", pretrained="imagenet")
     finally:
         object.__setattr__(variant, "weights", before)
