@@ -1,9 +1,9 @@
 """PP-HGNetV2 (PaddleClas, 2023; no paper), the backbone of RT-DETR and D-FINE.
 
-Made for GPUs that are fast at plain convolutions: layers run one after another, and the block
-reads all their outputs at once, so that late layers see far and early ones stay sharp. Deep stages
-use light layers (1x1, then depthwise 5x5), small variants an affine pair of two learned numbers
-after each ReLU.
+It is made for GPUs, which are fast at plain convolutions. The layers of a block run one after
+another, and the block joins all their outputs: late layers see far, early ones stay sharp. Deep
+stages use light layers (1x1, then depthwise 5x5). Small variants have a learned scale and a learned
+offset after each ReLU.
 
     HGBlock with n layers of M channels
     x (Cin,H,W) -+- layer 1 -+- layer 2 -+- ... -- layer n    stages 1, 2:  3x3 M, BN, ReLU
@@ -19,10 +19,10 @@ after each ReLU.
     StemBlock, widths M and C
     3x3 s2 M (M,H/2,W/2) -+- 2x2 M/2 -- 2x2 M -+- concat (2M,H/2,W/2) -- 3x3 s2 M -- 1x1 C
                           '----- max 2x2 ------'                                (C,H/4,W/4)
-    a row and a column of zeros, below and to the right, keep the size through the 2x2 layers
+    a row of zeros below and a column of zeros to the right keep the size in the 2x2 layers
 
-There is no attention in V2. Code in circulation puts an EseModule into this block, but that one
-belongs to the first PP-HGNet: no published V2 weights have tensors for it.
+V2 has no attention. Some code puts an EseModule into this block, but that module belongs to the
+first PP-HGNet: no published V2 weights have tensors for it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class LearnableAffineBlock(nn.Module):
         self.bias = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        # In x's type: under autocast, a float32 number would make the map float32 again.
+        # In the type of x: under autocast, a float32 number would make the map float32 again.
         return torch.addcmul(self.bias.to(x.dtype), x, self.scale.to(x.dtype))
 
 
@@ -93,7 +93,7 @@ class ConvBNAct(nn.Sequential):
 
 
 class LightConvBNAct(nn.Sequential):
-    """1x1 that mixes channels, then a depthwise convolution that looks around."""
+    """A 1x1 convolution that mixes channels, then a depthwise one that looks at the neighbors."""
 
     def __init__(
         self, in_channels: int, out_channels: int, *, kernel_size: int, dilation: int, use_lab: bool
@@ -141,7 +141,7 @@ class HGNetV2Variant(Variant):
 
 
 class HGBlock(nn.Module):
-    """A chain of layers, all of whose outputs, and the input, are put together by two 1x1."""
+    """A chain of layers; two 1x1 convolutions join the input and the outputs of all layers."""
 
     def __init__(
         self,
@@ -185,7 +185,7 @@ class HGBlock(nn.Module):
 def make_stage(
     in_channels: int, *, index: int, plan: StagePlan, variant: HGNetV2Variant
 ) -> nn.Sequential:
-    """Stage `index + 1`; all but the first begin with a `downsample`: it holds the stride."""
+    """Stage `index + 1`; all but the first begin with a `downsample`, which has the stride."""
     width, channels, num_blocks = variant.stages[index]
     blocks = [
         HGBlock(
@@ -244,7 +244,7 @@ NETWORK = HGNetV2
 
 
 def hub(name: str, top1: float) -> Weights:
-    """Weights distilled from a larger network on unlabelled images, fine-tuned on ImageNet."""
+    """Weights distilled from a larger network on unlabeled images, fine-tuned on ImageNet."""
     return timm_weights(f"hgnetv2_{name}.ssld_stage2_ft_in1k", license="apache-2.0", top1=top1)
 
 

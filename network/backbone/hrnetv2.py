@@ -1,8 +1,8 @@
 """HRNetV2 (Wang et al. 2020, arXiv:1908.07919).
 
-Most networks shrink the map and win the detail back later. This one keeps a map of stride 4 to the
-end, adds a branch of half the resolution at every stage, and after each module lets every branch
-hear every other. Branch b has C * 2^b channels at stride 4 * 2^b.
+Most networks shrink the map and recover the detail later. This one keeps a map of stride 4 to the
+end, and every stage adds a branch of half the resolution. After each module, every branch receives
+the maps of all others. Branch b has C * 2^b channels at stride 4 * 2^b.
 
     one HighResolutionModule with 3 branches
     x0 (C,H,W)     -- BasicBlocks -- y0 --.          .-- ReLU(f00 + f01 + f02) (C,H,W)
@@ -39,7 +39,7 @@ class Transition(nn.ModuleList):
         for index, out_channels in enumerate(channels):
             if index >= len(in_channels):
                 path = conv_bn(in_channels[-1], out_channels, kernel_size=3, stride=2)
-                paths.append(nn.Sequential(path))  # the authors' files count one more level here
+                paths.append(nn.Sequential(path))  # the authors' files have one more level here
             elif in_channels[index] != out_channels:
                 paths.append(conv_bn(in_channels[index], out_channels, kernel_size=3))
             else:
@@ -54,7 +54,7 @@ class Transition(nn.ModuleList):
 
 
 def fusion_path(channels: list[int], *, source: int, target: int) -> nn.Module:
-    """What branch `source` passes through on its way into branch `target`, but upsampling."""
+    """The layers from branch `source` to branch `target`, without the upsampling."""
     if source == target:
         return nn.Identity()
     if source > target:
@@ -68,7 +68,7 @@ def fusion_path(channels: list[int], *, source: int, target: int) -> nn.Module:
 
 
 class HighResolutionModule(nn.Module):
-    """Residual blocks on every branch, then every branch into every branch."""
+    """Residual blocks on every branch; then every branch is added to every other."""
 
     def __init__(self, channels: list[int], *, num_blocks: int, fuse_mode: str) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class HighResolutionModule(nn.Module):
                 continue
             x = path(branches[source])
             if source > target:
-                # By size, not by factor: no side has to be a multiple of 32.
+                # To a size, not by a factor: no side has to be a multiple of 32.
                 x = upsample(x, size, mode=self.fuse_mode)
             total = total + x
         return F.relu(total)
@@ -131,14 +131,14 @@ class HRNetV2(Backbone):
     """Stem (stride 4), a bottleneck stage, and three stages of 2, 3 and 4 parallel branches.
 
     From `transition1` on, stages take and give a list of branches; `concat` joins them.
-    `fuse_mode` is how the fusion upsamples: "nearest" as the ImageNet weights were trained, or
-    "bilinear" as the authors' segmentation weights were. `stem_relu=False` leaves out the first
-    ReLU, as VainF/DeepLabV3Plus-Pytorch does. Keys and shapes are the same.
+    `fuse_mode` says how the fusion upsamples: "nearest", as the ImageNet weights were trained, or
+    "bilinear", as the authors' segmentation weights were. `stem_relu=False` leaves out the first
+    ReLU, as VainF/DeepLabV3Plus-Pytorch does. Neither changes keys or shapes.
     """
 
     output_strides = (4,)
     renames = (
-        # VainF/DeepLabV3Plus-Pytorch names the new branch alone: the others pass unchanged.
+        # VainF/DeepLabV3Plus-Pytorch names only the new branch: the others pass unchanged.
         (r"^transition([23])\.([01])\.", r"transition\1.\1.0.\2."),
     )
     predecessor_args = MappingProxyType({"stem_relu": False})

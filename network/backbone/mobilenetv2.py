@@ -1,8 +1,8 @@
 """MobileNetV2 (Sandler et al. 2018, arXiv:1801.04381).
 
-A depthwise convolution costs little, but needs many channels to be worth much; so a block widens
-its input, filters each channel by itself, and narrows again. ReLU6 acts on the wide side only
-(a ReLU on few channels loses information), and the sum joins the narrow sides.
+A depthwise convolution costs little, but it needs many channels to be useful. So a block widens its
+input, filters each channel by itself, and narrows the result again. ReLU6 acts on the wide maps
+only, since a ReLU on few channels loses information. The sum joins the narrow maps.
 
     InvertedResidual, expansion t
     x (Cin,H,W) -- 1x1, BN, ReLU6 (t*Cin,H,W) -- 3x3 depthwise, stride s, BN, ReLU6 (t*Cin,H/s,W/s)
@@ -44,8 +44,8 @@ def remove_padding(layers: nn.Sequential) -> None:
 class InvertedResidual(nn.Module):
     """Expansion, depthwise 3x3, linear projection.
 
-    `legacy_padding` pads the input before the expansion instead of the depthwise convolution's
-    input: around the border that convolution then sees ReLU6(BN(0)) where others see 0.
+    `legacy_padding` pads the input of the expansion instead of that of the depthwise convolution.
+    At the border, that convolution then sees ReLU6(BN(0)) where others see 0.
     """
 
     def __init__(
@@ -86,14 +86,14 @@ class InvertedResidual(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class MobileNetV2Variant(Variant):
-    """Table 2 of the paper, without its last 1x1: (expansion, channels, blocks, stride) a row."""
+    """Table 2 of the paper without its last 1x1; a row: (expansion, channels, blocks, stride)."""
 
     stages: tuple[tuple[int, int, int, int], ...]
     stem_channels: int = 32
 
 
 def timm_renames() -> tuple[tuple[str, str], ...]:
-    """Rules from timm's names, which count the blocks of each row anew, to torchvision's."""
+    """Rules from timm's names, which count blocks within each row, to torchvision's."""
     rules = [(r"^conv_stem\.", "features.0.0."), (r"^bn1\.", "features.0.1.")]
     first = {"conv_dw": "0.0", "bn1": "0.1", "conv_pw": "1", "bn2": "2"}
     others = {"conv_pw": "0.0", "bn1": "0.1", "conv_dw": "1.0", "bn2": "1.1"}
@@ -104,16 +104,16 @@ def timm_renames() -> tuple[tuple[str, str], ...]:
         for block in range(num_blocks):
             rules.append((rf"^blocks\.{row}\.{block}\.", f"features.{index}."))
             index += 1
-    # Only timm's names have a layer right behind the block's number.
+    # Only timm's names have the layer directly after the number of the block.
     rules += [(rf"^(features\.\d+)\.{old}\.", rf"\1.conv.{new}.") for old, new in others.items()]
     return tuple(rules)
 
 
 class MobileNetV2(Backbone):
-    """Two children, the layers up to stride 4 and those after; inner keys are torchvision's.
+    """Two children: the layers up to stride 4 and those after it; inner keys are torchvision's.
 
-    `legacy_padding` computes what models of VainF/DeepLabV3Plus-Pytorch were trained with: a
-    stem without padding, and blocks that pad their input. Keys and shapes are the same.
+    `legacy_padding` is how models of VainF/DeepLabV3Plus-Pytorch were trained: a stem without
+    padding, and blocks that pad their input. It does not change keys or shapes.
     """
 
     renames = (

@@ -1,8 +1,8 @@
 """Res2Net and Res2NeXt (Gao et al. 2019, arXiv:1904.01169).
 
-A bottleneck whose 3x3 convolution is cut into s - 1 small ones, each of which also gets the
-previous one's result: inside one block, parts of the map are seen with fields of view of 1, 3, 5,
-... pixels, at no more cost. The width w of a part is channels * base_width/64 * groups.
+A bottleneck whose 3x3 convolution is split into s - 1 small ones. Each of them also gets the result
+of the previous one, so one block sees parts of the map with fields of view of 1, 3, 5, ... pixels,
+at no extra cost. The width w of a part is channels * base_width/64 * groups.
 
     Bottle2neck with s = 4                          the first one of a stage
     x (Cin,H,W) -- 1x1, BN, ReLU (s*w,H,W) -.       x (Cin,H,W) - 1x1, BN, ReLU (s*w,H,W) -.
@@ -18,8 +18,8 @@ previous one's result: inside one block, parts of the map are seen with fields o
     |                                   |           |                                    |
     '-----------------------------------+-- ReLU    '------------------------------------+-- ReLU
 
-The authors' "v1b" (here res2net50d, res2net101d) has three 3x3 convolutions as its stem, and a
-2x2 average before the shortcut's 1x1 in place of its stride.
+The authors' "v1b" (here res2net50d, res2net101d) has a stem of three 3x3 convolutions. Its shortcut
+has a 2x2 average before the 1x1 convolution instead of a stride.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from .base import (
 
 
 class DilatedAvgPool2d(nn.Module):
-    """Average of k x k pixels that are `dilation` apart; zeros outside the map count."""
+    """Average of k x k pixels that are `dilation` apart; zeros outside the map count too."""
 
     def __init__(
         self, kernel_size: int, *, stride: int = 1, dilation: int = 1, padding: int = 0
@@ -57,7 +57,7 @@ class DilatedAvgPool2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.dilation == 1:
             return F.avg_pool2d(x, self.kernel_size, self.stride, self.padding)
-        # PyTorch has no dilated average. Ones, not 1/k^2: those are exact in bfloat16 too.
+        # PyTorch has no dilated average. Ones are exact in bfloat16, 1/k^2 is not.
         channels, area = x.shape[1], self.kernel_size**2
         ones = x.new_ones(channels, 1, self.kernel_size, self.kernel_size)
         total = F.conv2d(x, ones, None, self.stride, self.padding, self.dilation, groups=channels)
@@ -65,10 +65,10 @@ class DilatedAvgPool2d(nn.Module):
 
 
 class ShortcutPool(nn.Module):
-    """Average of 2x2 pixels; at the right and bottom border, of those inside the map.
+    """Average of 2x2 pixels; at the right and bottom border, only of those inside the map.
 
-    The same as `AvgPool2d(2, ceil_mode=True, count_include_pad=False)`, but it can be dilated
-    and exported for any size.
+    It equals `AvgPool2d(2, ceil_mode=True, count_include_pad=False)`, but it can be dilated and
+    exported for any size.
     """
 
     def __init__(self, *, stride: int, dilation: int) -> None:
@@ -84,7 +84,7 @@ class ShortcutPool(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Res2NetVariant(Variant):
-    """Numbers of one Res2Net; `deep_stem` also stands for the averaged shortcut (v1b)."""
+    """Numbers of one Res2Net; `deep_stem` also means the averaged shortcut (v1b)."""
 
     num_blocks: tuple[int, int, int, int]
     base_width: int = 26
@@ -96,19 +96,19 @@ class Res2NetVariant(Variant):
 def projection(
     in_channels: int, out_channels: int, *, plan: StagePlan, averaged: bool
 ) -> nn.Sequential:
-    """The shortcut of a stage's first block; `averaged` pools where others stride."""
+    """The shortcut of the first block of a stage; `averaged` pools where others have a stride."""
     stride = 1 if averaged else plan.stride
     layers = conv_bn(in_channels, out_channels, kernel_size=1, stride=stride, activation=None)
     if not averaged:
         return layers
-    # A stage that traded its stride for dilation still has to average; the first never does.
+    # A stage with dilation instead of its stride still has to average; the first never does.
     pools = plan.stride > 1 or plan.dilation > plan.first_dilation
     pool = ShortcutPool(stride=plan.stride, dilation=plan.first_dilation) if pools else None
     return nn.Sequential(pool or nn.Identity(), *layers)
 
 
 class Bottle2neck(nn.Module):
-    """1x1, a cascade of 3x3 on the parts, 1x1; the first of a stage has no cascade but a pool."""
+    """1x1, a cascade of 3x3 on the parts, 1x1; the first of a stage has a pool, no cascade."""
 
     expansion = 4
 
@@ -170,7 +170,7 @@ class Bottle2neck(nn.Module):
 def make_stage(
     in_channels: int, channels: int, *, num_blocks: int, plan: StagePlan, variant: Res2NetVariant
 ) -> nn.Sequential:
-    """A stage of blocks, the first of which carries the stride."""
+    """A stage of blocks; the first has the stride."""
     blocks = [Bottle2neck(in_channels, channels, variant=variant, plan=plan, first=True)]
     width = channels * Bottle2neck.expansion
     for _ in range(num_blocks - 1):

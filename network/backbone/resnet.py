@@ -1,8 +1,8 @@
 """ResNet (He et al. 2016, arXiv:1512.03385), ResNeXt (1611.05431), Wide ResNet (1605.07146).
 
-A block learns what to add to its input, so that a hundred of them still train: the sum carries
-the gradient past every block. Stages 2 to 4 halve the map in their first block, on the 3x3
-convolution (torchvision's "v1.5"), and double the channels.
+A block learns what to add to its input. The sum carries the gradient past every block, so that even
+a hundred of them train. The first block of stages 2 to 4 halves the map in its 3x3 convolution
+(torchvision's "v1.5") and doubles the channels.
 
     BasicBlock (18, 34)                 Bottleneck (the others): width = channels * w/64 * groups
 
@@ -45,7 +45,7 @@ def projection(in_channels: int, out_channels: int, *, stride: int) -> nn.Sequen
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions; `first_dilation` belongs to the one that carries the stride."""
+    """Two 3x3 convolutions; `first_dilation` is that of the one with the stride."""
 
     expansion = 1
 
@@ -80,7 +80,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1 down, 3x3, 1x1 up; its one spatial layer carries the stride and `first_dilation`."""
+    """1x1 down, 3x3, 1x1 up; only the 3x3 has the stride and `first_dilation`."""
 
     expansion = 4
 
@@ -91,7 +91,7 @@ class Bottleneck(nn.Module):
         *,
         stride: int = 1,
         first_dilation: int = 1,
-        dilation: int = 1,  # of layers after the 3x3: they are 1x1, so it changes nothing
+        dilation: int = 1,  # of the layer after the 3x3: that is 1x1, so it has no effect
         groups: int = 1,
         width_per_group: int = 64,
     ) -> None:
@@ -130,7 +130,7 @@ class ResNetVariant(Variant):
 def make_stage(
     in_channels: int, channels: int, *, num_blocks: int, plan: StagePlan, variant: ResNetVariant
 ) -> nn.Sequential:
-    """A stage of blocks, the first of which carries the stride."""
+    """A stage of blocks; the first has the stride."""
     blocks = []
     for index in range(num_blocks):
         first = index == 0

@@ -1,8 +1,8 @@
 """VoVNetV2 (Lee and Park 2020, arXiv:1911.06667; VoVNet: Lee et al. 2019, arXiv:1904.09730).
 
-DenseNet hands every layer's output to every later layer, and pays for it in memory traffic. Here
-a chain of layers is collected only once, at its end: "one-shot aggregation". V2 adds to it the
-input, and a gate on every channel computed from the whole map, without reducing the channels.
+DenseNet gives the output of every layer to every later layer, which costs much memory traffic. Here
+the outputs of a chain of layers are joined only once, at its end: "one-shot aggregation". V2 adds
+the input to the result, and a gate on every channel that is computed from the whole map.
 
     OSAModule, n layers of width w
     x (Cin,H,W) -+- 3x3 -+- 3x3 -+- ... -+- 3x3 (w,H,W), each with BN, ReLU
@@ -15,13 +15,13 @@ input, and a gate on every channel computed from the whole map, without reducing
     |                                 |
     '-- but in a stage's first: -----(+)--> (Cout,H,W)
 
-"dw" variants have depthwise 3x3 and pointwise 1x1 for a 3x3, and bring x to width w first.
+"dw" variants have a depthwise 3x3 and a 1x1 instead of a 3x3, and first bring x to width w.
 
-Every stage but the first begins with a 3x3 max pool of stride 2 that starts at the corner, without
-padding: sides are halved and rounded down.
+Every stage but the first begins with a 3x3 max pool of stride 2 without padding: sides are halved
+and rounded down.
 
-The authors' code and weight files have an eSE in every module. Variants with a "b" have it in the
-last module of a stage only: the form for which timm publishes weights.
+The authors' code and weight files have an eSE in every module. Variants with a "b" have it only in
+the last module of a stage; timm publishes weights for these.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def conv_block(
 
 
 class ESEModule(nn.Module):
-    """Effective squeeze-excitation: a gate on each channel, from the means of all of them."""
+    """Effective squeeze-excitation: a gate on each channel, computed from all channel means."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class VoVNetVariant(Variant):
 
 
 class OSAModule(nn.Module):
-    """One-shot aggregation: a chain of layers, all of whose outputs are joined at its end."""
+    """One-shot aggregation: a chain of layers; their outputs are joined at its end."""
 
     def __init__(
         self,
@@ -132,9 +132,9 @@ class OSAModule(nn.Module):
 class StagePool(nn.Module):
     """3x3 max pool that halves the map, rounding down, or keeps its size at stride 1.
 
-    At stride 2 it computes `MaxPool2d(3, 2, ceil_mode=True)`: one more row and column are what
-    that adds where it needs them, and without effect where not. At stride 1 its window lies around
-    its pixel, so pixel 2i + 1 is what the strided one has at i.
+    At stride 2 it equals `MaxPool2d(3, 2, ceil_mode=True)`: that adds a row and a column where it
+    needs them, and elsewhere they have no effect. At stride 1 the window is centered on its pixel,
+    so pixel 2i + 1 is pixel i of the strided pool.
     """
 
     def __init__(self, *, stride: int, dilation: int) -> None:
@@ -144,7 +144,7 @@ class StagePool(nn.Module):
         self.padding = (0, 1, 0, 1) if stride == 2 else (dilation,) * 4
 
     def forward(self, x: Tensor) -> Tensor:
-        # Padded here, since max_pool2d takes neither one side nor more than half its kernel.
+        # max_pool2d itself can't pad one side only, nor by more than half its kernel.
         x = F.pad(x, self.padding, value=-torch.inf)
         return F.max_pool2d(x, 3, self.stride, dilation=self.dilation)
 
@@ -152,7 +152,7 @@ class StagePool(nn.Module):
 def make_stage(
     in_channels: int, *, index: int, plan: StagePlan, variant: VoVNetVariant
 ) -> nn.Sequential:
-    """`pool`, but in the first stage, and `blocks`: the modules."""
+    """`pool`, which does nothing in the first stage, and `blocks`: the modules."""
     num_modules, channels = variant.num_modules[index], variant.channels[index]
     modules = [
         OSAModule(
@@ -174,7 +174,7 @@ def make_stage(
 class VoVNetV2(Backbone):
     """Stem (stride 4) and four stages, the authors' stages 2 to 5; inner keys are timm's.
 
-    The pools are dilated too. Weights stay exactly valid, but for the eSE's mean, which is of a
+    The pools are dilated too. Weights stay exactly valid, except that the mean in eSE is that of a
     denser map.
     """
 

@@ -1,8 +1,8 @@
 """Xception (Chollet 2017, arXiv:1610.02357) and Aligned Xception (Chen et al. 2018, 1802.02611).
 
-A convolution looks around and mixes channels in one step. Done one after the other, a filter per
-channel and then a 1x1, the same costs a fraction, so the network can be wide and deep. ReLUs come
-before the convolutions; a 1x1 joins the ends of a block where they differ.
+A convolution filters and mixes channels in one step. In two steps, a filter for each channel and
+then a 1x1, it costs a fraction, so the network can be wide and deep. ReLUs come before the
+convolutions. Where input and output of a block differ in shape, the shortcut is a 1x1.
 
     Block of `xception`, stride s           XceptionModule of xception41, 65 and 71, stride s
 
@@ -17,9 +17,9 @@ before the convolutions; a 1x1 joins the ends of a block where they differ.
     |                                       |
     (Cout,H/s,W/s)                          (Cout,H/s,W/s)
 
-The aligned ones need no pooling, so they can be dilated like any other convolution. Their decoder
-takes the tap of the block that goes from stride 4 to 8: (256,H/4,W/4), before the ReLU, as the
-authors of DeepLabV3+ do. `xception` has a stem without padding: its maps are a little smaller.
+The aligned variants need no pooling, so they can be dilated like any other convolution. As with the
+authors of DeepLabV3+, their decoder takes the tap of the block that goes from stride 4 to 8:
+(256,H/4,W/4), before the ReLU. `xception` has a stem without padding: its maps are a bit smaller.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ CADENE_URL = (
 
 
 def depthwise(channels: int, *, stride: int = 1, dilation: int) -> nn.Conv2d:
-    """3x3, each channel by itself."""
+    """A 3x3 filter for each channel by itself."""
     size = {"kernel_size": 3, "stride": stride, "dilation": dilation}
     return conv(channels, channels, groups=channels, **size)
 
 
 class SeparableConv2d(nn.Sequential):
-    """Depthwise 3x3, then 1x1, with nothing between: the original's."""
+    """Depthwise 3x3, then 1x1, with nothing between them: the original form."""
 
     def __init__(self, in_channels: int, out_channels: int, *, dilation: int) -> None:
         first = depthwise(in_channels, dilation=dilation)
@@ -69,13 +69,13 @@ def max_pool(*, stride: int, dilation: int) -> nn.Module:
     """3x3 maximum that keeps the size at stride 1."""
     if dilation == 1:
         return nn.MaxPool2d(3, stride=stride, padding=1)
-    # MaxPool2d pads by one at most; a wider border has to come first, of the value it pads with.
+    # MaxPool2d pads by 1 at most. So a wider border comes first, with the value that it pads with.
     border = nn.ConstantPad2d(dilation, float("-inf"))
     return nn.Sequential(border, nn.MaxPool2d(3, stride=stride, dilation=dilation))
 
 
 class Block(nn.Module):
-    """Two separable convolutions and a maximum, or three: pool and shortcut hold the stride.
+    """Two separable convolutions and a maximum, or three; pool and shortcut have the stride.
 
     `channels` are those after each convolution. All keep the dilation from before the block.
     """
@@ -93,7 +93,9 @@ class Block(nn.Module):
         layers: list[nn.Module] = []
         for index, out_channels in enumerate(channels):
             if index or relu_first:
-                layers.append(nn.ReLU(inplace=index > 0))  # the first one's input is used again
+                layers.append(
+                    nn.ReLU(inplace=index > 0)
+                )  # the first input is used again
             layers.append(SeparableConv2d(in_channels, out_channels, dilation=plan.first_dilation))
             layers.append(nn.BatchNorm2d(out_channels))
             in_channels = out_channels
@@ -110,7 +112,7 @@ class Block(nn.Module):
 def aligned_separable_conv(
     in_channels: int, out_channels: int, *, stride: int, dilation: int, relu: bool
 ) -> nn.Sequential:
-    """Depthwise 3x3, BN, 1x1, BN; `relu` puts one behind each BN."""
+    """Depthwise 3x3, BN, 1x1, BN; with `relu`, a ReLU follows each BN."""
     layers: dict[str, nn.Module] = {
         "conv_dw": depthwise(in_channels, stride=stride, dilation=dilation),
         "bn_dw": nn.BatchNorm2d(in_channels),
@@ -125,7 +127,7 @@ def aligned_separable_conv(
 def aligned_stack(
     in_channels: int, channels: tuple[int, int, int], *, plan: StagePlan, relu_first: bool = True
 ) -> nn.Sequential:
-    """Three separable convolutions with the dilation from before; the third holds the stride."""
+    """Three separable convolutions with the dilation from before; the third has the stride."""
     layers: dict[str, nn.Module] = {}
     for number, out_channels in enumerate(channels, start=1):
         if relu_first:
@@ -142,7 +144,7 @@ def aligned_stack(
 
 
 class XceptionModule(nn.Module):
-    """Three separable convolutions beside a shortcut, which `project` makes a 1x1."""
+    """Three separable convolutions and a shortcut; with `project` the shortcut is a 1x1."""
 
     def __init__(
         self, in_channels: int, channels: tuple[int, int, int], *, plan: StagePlan, project: bool
@@ -158,7 +160,7 @@ class XceptionModule(nn.Module):
 
 
 class TappedXceptionModule(XceptionModule):
-    """Also gives what its last convolution starts from: x -> [tap, output]."""
+    """Also gives the input of its last convolution: x -> [tap, output]."""
 
     def forward(self, x: Tensor) -> list[Tensor]:
         *first, _, last = self.stack
@@ -187,13 +189,13 @@ class XceptionVariant(Variant):
     std: tuple[float, float, float] = HALF
 
     def plans(self, output_stride: int) -> list[StagePlan]:
-        """One for each block, and a last one for the two convolutions after them."""
+        """One plan for each block, and a last one for the two convolutions after them."""
         strides = [stride for _, stride in self.entry] + [1] * self.num_middle + [2, 1]
         return plan_stages(strides, stem_stride=2, output_stride=output_stride)
 
 
 def original_stages(variant: XceptionVariant, output_stride: int) -> dict[str, nn.Module]:
-    """Children of `xception`, under the names its weight files have."""
+    """Children of `xception`, under the names in its weight files."""
     stages: dict[str, nn.Module] = {}
     for number, in_channels, channels, stride in ((1, 3, 32, 2), (2, 32, 64, 1)):
         stages[f"conv{number}"] = nn.Conv2d(in_channels, channels, 3, stride=stride, bias=False)
@@ -254,8 +256,8 @@ class Xception(Backbone):
     classifier_keys = r"(fc|last_linear|head)\."
     misfit = (
         r"^no tensor (backbone\.)?bn4\.",
-        "it is VainF/DeepLabV3Plus-Pytorch's xception, which is another network (no BatchNorm "
-        "behind the last convolution) and can't be used",
+        "it is the xception of VainF/DeepLabV3Plus-Pytorch, which is another network (no "
+        "BatchNorm after the last convolution) and can't be used",
     )
 
     def __init__(self, variant: XceptionVariant, *, output_stride: int) -> None:
