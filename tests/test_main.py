@@ -94,7 +94,7 @@ def test_testing_needs_no_training_images(voc_args: Args, tiny_voc: Path, tmp_pa
 
 def test_crop_val_is_labelled_as_not_comparable(voc_args: Args, capsys) -> None:
     assert main.main(voc_args("--crop_val", "--total_itrs", "1", "--val_batch_size", "2")) == 0
-    assert "centre crops of 48, not comparable with published numbers" in capsys.readouterr().out
+    assert "center crops of 48, not comparable with published numbers" in capsys.readouterr().out
 
 
 def test_pretrained_weights_are_loaded_and_said(voc_args: Args, tmp_path: Path, capsys) -> None:

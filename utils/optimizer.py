@@ -20,10 +20,11 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 def parameter_groups(
     model: network.DeepLabV3, *, lr: float, backbone_lr_mult: float, no_decay_norm_bias: bool
 ) -> list[dict[str, Any]]:
-    """Backbone, then all the rest at ``lr``: the predecessor's order, so that its states fit.
+    """The backbone's parameters, then all others, which learn at `lr`.
 
-    With ``no_decay_norm_bias`` each is split in two: weights, then what has one dimension at most
-    (scales and shifts of normalisation layers, and biases), which gets no weight decay.
+    The order is the predecessor's, so that its optimizer states fit. With `no_decay_norm_bias` each
+    of the two is split: weights, then biases and the scales and shifts of normalization layers
+    (what has one dimension at most), which get no weight decay.
     """
     backbone = list(model.backbone.parameters())
     own = set(map(id, backbone))

@@ -54,11 +54,10 @@ class ClosedFormLR(LRScheduler, ABC):
         return [self.lr_at(step, float(base_lr)) for base_lr in self.base_lrs]
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go to the state's step; lengths and base lrs stay this scheduler's.
+        """Go to the step of `state_dict`; the lengths and base lrs stay those of this scheduler.
 
-        So a run resumed with another length or lr follows the new schedule from the present step
-        on; compare state_dict["max_iters"] to tell. Sets the optimizer's lrs: load the
-        optimizer's state first.
+        So a run that is resumed with another length or lr follows the new schedule from its present
+        step on. This sets the optimizer's lrs: load the optimizer's state before.
         """
         step = state_dict.get("last_epoch")
         if not isinstance(step, int) or step < 0:
@@ -78,7 +77,7 @@ class ClosedFormLR(LRScheduler, ABC):
 class PolyLR(ClosedFormLR):
     """max(base_lr * (1 - step / max_iters)**power, min_lr), and min_lr past the end.
 
-    A group whose base lr is below min_lr keeps it as its floor: the floor raises no lr.
+    A group whose base lr is below min_lr stays at its base lr: min_lr never raises an lr.
     """
 
     def __init__(
@@ -109,7 +108,7 @@ class CosineLR(ClosedFormLR):
     """Half a cosine from base_lr at step 0 to min_lr at max_iters, and min_lr past the end.
 
     SGDR (Loshchilov and Hutter, 2017), eq. 5, without restarts. A group whose base lr is below
-    min_lr keeps it as its floor, as in PolyLR.
+    min_lr stays at its base lr, as in PolyLR.
     """
 
     def __init__(

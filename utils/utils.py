@@ -33,12 +33,12 @@ class Denormalize:
             )
         if isinstance(image, Tensor):
             if not image.is_floating_point():
-                raise ValueError(f"an image of type {image.dtype}; normalised images are float")
+                raise ValueError(f"an image of type {image.dtype}; normalized images are float")
             return image * torch.from_numpy(self.std).to(image) + torch.from_numpy(self.mean).to(
                 image
             )
         if image.dtype.kind != "f":
-            raise ValueError(f"an image of type {image.dtype}; normalised images are float")
+            raise ValueError(f"an image of type {image.dtype}; normalized images are float")
         return image * self.std.astype(image.dtype) + self.mean.astype(image.dtype)
 
 

@@ -41,7 +41,7 @@ def test_denormalize_bad_input() -> None:
         with pytest.raises(ValueError, match="it must be"):
             denormalize(image)
     for image in (torch.zeros(3, 2, 2, dtype=torch.uint8), np.zeros((3, 2, 2), dtype=np.uint8)):
-        with pytest.raises(ValueError, match="uint8; normalised images are float"):
+        with pytest.raises(ValueError, match="uint8; normalized images are float"):
             denormalize(image)
 
 

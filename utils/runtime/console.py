@@ -16,13 +16,13 @@ def say(text: str, *, error: bool = False) -> None:
 
 
 def list_names(names: Sequence[str], *, shown: int = 8) -> str:
-    """The first names, and how many more there are: ``a, b and 3 more``."""
+    """The first names, and how many more there are: `a, b and 3 more`."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more
 
 
 def size_text(num_bytes: float) -> str:
-    """A number of bytes in the unit that suits it: ``1.5 GiB``, ``12.0 MiB``, ``3 bytes``."""
+    """A number of bytes in the unit that suits it: `1.5 GiB`, `12.0 MiB`, `3 bytes`."""
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if num_bytes >= size:
             return f"{num_bytes / size:.1f} {unit}"

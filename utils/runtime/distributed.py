@@ -1,4 +1,4 @@
-"""One process or many: what `torchrun` starts works together, a lone process is a world of one."""
+"""One process or many: those that `torchrun` starts work together; one alone is a world of one."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from utils.runtime.console import say
 
 Result = TypeVar("Result")
 
-# One process may fetch or write for long while the others wait. A dead one is noticed at once all
-# the same: its connections close.
+# How long the others wait while one process downloads or writes. They notice a dead process at
+# once, since its connections close.
 PATIENCE = timedelta(days=1)
 
 # How long the others wait for a gradient while the main process saves.
 SLOW_SAVE = timedelta(hours=2)
 
-# What gloo, NCCL and the store say of a process that is gone; a fault here reads differently.
+# What gloo, NCCL and the store say when another process is gone. Other faults read differently.
 PEER_FAILURE = re.compile(
     r"connection (was )?(likely )?(closed|reset|refused|lost)|broken pipe|timed out|timeout"
     r"|remote process|ncclRemoteError|got 0 bytes",
@@ -51,7 +51,7 @@ class World:
 
     @property
     def sync_batchnorm(self) -> bool:
-        """Whether BatchNorm counts the images of all processes; torch can't on the CPU."""
+        """Whether BatchNorm counts the images of all processes, which torch cannot do on a CPU."""
         return self.size > 1 and self.device.type == "cuda"
 
     def say(self, text: str) -> None:
@@ -60,9 +60,9 @@ class World:
             say(text)
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """``model`` with gradients averaged over processes; unchanged in a world of one.
+        """`model` with gradients averaged over the processes; unchanged in a world of one.
 
-        Wrap anew when parameters start to be trained that were not before.
+        Wrap it again when more parameters are trained than before.
         """
         if self.size == 1:
             return model
@@ -70,21 +70,21 @@ class World:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         devices = [self.device.index] if self.device.type == "cuda" else None
         with warnings.catch_warnings():
-            # torch 2.15 has another name for it, which those before don't know.
+            # torch 2.15 renamed this argument; earlier ones do not know the new name.
             warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
-            # Training reads no buffer; share_buffers() gives out rank 0's before they count.
+            # Training reads no buffer, and share_buffers() sends rank 0's before a validation.
             return nn.parallel.DistributedDataParallel(
                 model, device_ids=devices, broadcast_buffers=False
             )
 
     def shares_gradients(self, model: nn.Module, now: bool) -> AbstractContextManager[Any]:
-        """Around the passes of one of a step's batches: the last one's (``now``) exchange all."""
+        """The context for one batch of a step: gradients travel with the last one (`now`)."""
         if now or not isinstance(model, nn.parallel.DistributedDataParallel):
             return nullcontext()
         return model.no_sync()
 
     def sum(self, value: Tensor) -> Tensor:
-        """Sum of ``value`` over the processes, without waiting for the device."""
+        """The sum of `value` over the processes; does not wait for the device."""
         if self.size == 1:
             return value
         total = value.clone()
@@ -92,7 +92,7 @@ class World:
         return total
 
     def any(self, flag: bool) -> bool:
-        """Whether ``flag`` is set in any process; waits for the processes, not for their GPUs."""
+        """Whether `flag` is set in any process; waits for the processes, not for their GPUs."""
         if self.size == 1:
             return flag
         flags = torch.tensor(int(flag))
@@ -100,16 +100,16 @@ class World:
         return bool(flags)
 
     def gather(self, value: Any) -> list[Any]:
-        """``value`` of every process, by rank, in all of them."""
+        """The `value` of every process, by rank; every process gets the list."""
         values = [value] * self.size
         if self.size > 1:
             dist.all_gather_object(values, value, group=self.control)
         return values
 
     def main_first(self, function: Callable[[], Result]) -> Result:
-        """``function()`` in the main process, then in the others, which find what it fetched.
+        """Call `function` in the main process, then in the others, which find what it downloaded.
 
-        An OSError or ValueError in one process is raised in all, and none is left waiting.
+        An OSError or ValueError in one process is raised in all of them, so that none waits on.
         """
         results: list[Result] = []
         failure: OSError | ValueError | None = None
@@ -128,7 +128,7 @@ class World:
         return results[0]
 
     def share_buffers(self, model: nn.Module) -> None:
-        """Give every process the BatchNorm statistics of rank 0, so that all validate alike."""
+        """Send rank 0's BatchNorm statistics to every process, so that all validate alike."""
         if self.size > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
@@ -140,19 +140,19 @@ class World:
 
 
 def _portable(error: OSError | ValueError) -> OSError | ValueError:
-    """``error`` itself if it survives being sent to another process, else one of the same text."""
+    """`error` if it can be sent to another process, else an error with the same text."""
     try:
         pickle.loads(pickle.dumps(error))
         return error
-    except Exception:  # whatever an exception class that can't be sent raises
+    except Exception:  # pickling an unusual exception class may raise anything
         return OSError(str(error)) if isinstance(error, OSError) else ValueError(str(error))
 
 
 def speaks(error: BaseException) -> bool:
-    """Whether this process is the one to print ``error``, which others may have met too.
+    """Whether this process should print `error`, which other processes may have met, too.
 
-    What main_first() shared is the first one's that failed; else one process a machine speaks,
-    since files may be missing on one machine only.
+    The first process that failed prints an error that main_first() shared. One process on each
+    machine prints any other error, since files may be missing on one machine only.
     """
     speaker = getattr(error, "speaker", None)
     if speaker is None:
@@ -167,7 +167,7 @@ def close() -> None:
 
 
 def is_peer_failure(error: BaseException) -> bool:
-    """Whether ``error`` only says that another process of the run is gone."""
+    """Whether `error` only says that another process of the run is gone."""
     if not isinstance(error, RuntimeError) or int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return False
     return bool(PEER_FAILURE.search(str(error)))
@@ -176,11 +176,11 @@ def is_peer_failure(error: BaseException) -> bool:
 def pick_device(device: str, gpu_id: str, *, local_rank: int, torchrun_hint: str) -> torch.device:
     """The device of this process.
 
-    Raises ValueError where the name is unknown, the device is absent, or ``gpu_id`` lists several.
+    Raises ValueError if the name is unknown, the device is absent, or `gpu_id` lists several.
     """
     if "," in gpu_id:
         raise ValueError(
-            f"--gpu_id {gpu_id}: one process drives one GPU; for several run: {torchrun_hint}"
+            f"--gpu_id {gpu_id}: one process uses one GPU; for several GPUs run: {torchrun_hint}"
         )
     if not gpu_id.isdigit():
         raise ValueError(f"--gpu_id {gpu_id!r}: must be a number, as shown by nvidia-smi")
@@ -193,7 +193,7 @@ def pick_device(device: str, gpu_id: str, *, local_rank: int, torchrun_hint: str
     if chosen.type not in ("cpu", "cuda", "mps"):
         raise ValueError(f"--device {device!r}: must be auto, cpu, cuda, cuda:N or mps")
     if chosen.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("--device mps: this machine has none; use --device cpu")
+        raise ValueError("--device mps: this machine has no such device; use --device cpu")
     if chosen.type != "cuda":
         return chosen
     if chosen.index is None:
@@ -201,19 +201,19 @@ def pick_device(device: str, gpu_id: str, *, local_rank: int, torchrun_hint: str
         chosen = torch.device("cuda", index)
     elif int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1:
         raise ValueError(
-            f"--device {device}: all processes of this machine on one GPU; use --device cuda"
+            f"--device {device}: all processes of this machine would use one GPU; use --device cuda"
         )
     if chosen.index >= torch.cuda.device_count():
         raise ValueError(
-            f"GPU {chosen.index}: this machine shows {torch.cuda.device_count()}; "
-            "choose with --gpu_id, or use --device cpu"
+            f"there is no GPU {chosen.index}: this machine has {torch.cuda.device_count()}; "
+            "choose another with --gpu_id, or use --device cpu"
         )
     torch.cuda.set_device(chosen)
     return chosen
 
 
 def start(device: str, gpu_id: str, *, torchrun_hint: str) -> World:
-    """The world this process belongs to, from torchrun's environment variables if they are set."""
+    """The world of this process, read from the environment variables that torchrun sets."""
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     chosen = pick_device(device, gpu_id, local_rank=local_rank, torchrun_hint=torchrun_hint)

@@ -1,4 +1,4 @@
-"""What the program does about memory: keep it, and say what helps when there is none left."""
+"""Memory: freed blocks are kept, and a failed allocation is recognized."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ TOP_PAD = 64 * 2**20
 
 @cache
 def keep_freed_memory() -> bool:
-    """Let this process reuse big blocks instead of returning them; tells whether that was possible.
+    """Let this process keep and reuse large blocks of memory; returns whether that is possible.
 
-    glibc gets every large tensor from the kernel and gives it back when it is freed. The next one
-    then costs a page fault every 4 KiB, on a CPU the largest single cost of inference. Here they
-    come from the heap, which never shrinks (and grows in steps of 64 MiB): results are the same,
-    the process keeps its peak. For glibc (Linux), once per process; elsewhere without effect.
+    By itself glibc returns the memory of every large tensor to the kernel. Each new tensor then
+    costs a page fault for every 4 KiB, which is the largest single cost of inference on a CPU. Here
+    large blocks come from the heap, which never shrinks and grows in steps of 64 MiB: results stay
+    the same, and the process keeps its peak. It works with glibc (Linux) only.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -30,7 +30,7 @@ def keep_freed_memory() -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that an allocation failed, on the CPU or on a GPU."""
+    """Whether `error` says that an allocation failed, on the CPU or on a GPU."""
     if isinstance(error, MemoryError):
         return True
     words = "out of memory|can't allocate"

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: noted here, acted on by the training loop between two steps."""
+"""Signals that ask a run to stop: noted here, and obeyed by the training loop between two steps."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-# SIGUSR1 is what Slurm sends ahead of a time limit (--signal=USR1@60). Windows has no SIGUSR1.
+# Slurm sends SIGUSR1 ahead of a time limit (--signal=USR1@60). Windows has no SIGUSR1.
 NAMES = ("SIGTERM", "SIGINT", "SIGUSR1")
 
 
 class StopSignal:
-    """While entered, ``name`` becomes the name of the first stop signal that comes, else None.
+    """While it is entered, `name` is the name of the first stop signal that came, or None.
 
-    A second SIGINT raises KeyboardInterrupt at once. Nothing is done outside the main thread.
+    A second SIGINT raises KeyboardInterrupt at once. Outside the main thread nothing is done.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class StopSignal:
         self._before.clear()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._pid:  # a forked child inherited this: let it die as it would
+        if os.getpid() != self._pid:  # a forked child inherited the handler: let it end
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
@@ -56,14 +56,14 @@ class StopSignal:
 def ignore_interrupts(worker_id: int = 0) -> None:
     """Keep a loader's worker process alive when its whole process group is asked to stop.
 
-    A terminal's Ctrl-C, torchrun and Slurm signal the group, and the run needs its workers until
-    it has saved. A SIGTERM of the parent still ends the worker: so torch gets rid of one that
-    hangs. For ``worker_init_fn``.
+    Ctrl-C in a terminal, torchrun and Slurm signal the whole group, but the run needs its workers
+    until it has saved. SIGTERM from the parent still ends the worker, since that is how torch ends
+    one that hangs. For `worker_init_fn`.
     """
     for name in NAMES:
         if name != "SIGTERM" and hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if not hasattr(signal, "sigwaitinfo"):  # macOS and Windows don't say who sent a signal
+    if not hasattr(signal, "sigwaitinfo"):  # macOS and Windows do not say who sent a signal
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_end_with_parent, name="sigterm", daemon=True).start()

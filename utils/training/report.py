@@ -1,4 +1,4 @@
-"""What a run shows and leaves beside its checkpoints: history, pictures, tables, the dashboard."""
+"""What a run prints, shows and leaves beside its checkpoints."""
 
 from __future__ import annotations
 
@@ -66,19 +66,18 @@ def say_where(run: Run) -> None:
 
 def say_stopped(run: Run, state: TrainingState, *, signal: str | None) -> None:
     """Print why the run stopped before its end, and the command that continues it."""
-    why = f"{signal} came"
-    more = ""
     if signal is None:
-        why = f"no better score since step {state.best_step}"
-        more = " with a larger --early_stop"
-    run.world.say(
-        f"stopped after step {state.step} of {run.opts.optim.total_itrs}: {why}; to continue{more}:"
-    )
+        why = (
+            f"no better score since step {state.best_step}; to continue with a larger --early_stop"
+        )
+    else:
+        why = f"{signal} came; to continue"
+    run.world.say(f"stopped after step {state.step} of {run.opts.optim.total_itrs}: {why}:")
     run.world.say(options.resume_command(run.command, processes=run.world.local_size))
 
 
 def mean_loss(world: distributed.World, losses: Sequence[Tensor]) -> float:
-    """Mean of steps' losses, of which each process has its share; those that are NaN left out.
+    """The mean of the steps' finite losses, of which each process has its share.
 
     Waits for the device.
     """
@@ -127,7 +126,7 @@ def show_sample(
 ) -> None:
     """Save a validation image's result if asked, and show it if it is one of the samples.
 
-    ``image`` is uint8 (3,H,W), ``label`` and ``predicted`` are (H,W), all on the CPU.
+    `image` is uint8 (3,H,W), `label` and `predicted` are (H,W), all on the CPU.
     """
     opts, val_set = run.opts, run.data.val_set
     palette, name = val_set.facts.palette, val_set.sample_name(index)
@@ -163,7 +162,7 @@ def report_validation(
 ) -> None:
     """Print a validation's scores, and hand them to the trackers with the pictures."""
     scores, folder = metrics.get_results(), run.files.folder
-    how = f"centre crops of {run.opts.data.crop_size}, not comparable with published numbers"
+    how = f"center crops of {run.opts.data.crop_size}, not comparable with published numbers"
     lines = [
         f"validation at step {step}: {len(run.data.val_set)} images in {seconds:.1f} s, "
         + (how if run.opts.data.crop_val else "whole images")

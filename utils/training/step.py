@@ -62,7 +62,7 @@ class TrainingState:
 
 
 class BadStepsError(FloatingPointError):
-    """Too many bad steps in a row; ``step`` is the last of them."""
+    """Too many bad steps in a row; `step` is the last of them."""
 
     def __init__(self, message: str, *, step: int) -> None:
         super().__init__(message)
@@ -96,7 +96,7 @@ class Buffers:
 
     @torch.no_grad()
     def restore_if(self, bad: Tensor) -> None:
-        """Put the kept values back where the scalar ``bad`` is true."""
+        """Put the kept values back if the scalar `bad` is true."""
         for live, before, after, _, after_views in self._groups:
             torch._foreach_copy_(after_views, live)
             torch.where(bad, before, after, out=after)

@@ -235,10 +235,10 @@ def test_one_process_a_machine_speaks_of_what_all_meet(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("device", "gpu_id", "expected"),
     [
-        ("cpu", "0,1", "one process drives one GPU; for several run: torchrun x"),
+        ("cpu", "0,1", "one process uses one GPU; for several GPUs run: torchrun x"),
         ("cpu", "first", "must be a number"),
         ("tpu", "0", "must be auto, cpu, cuda, cuda:N or mps"),
-        ("cuda:99", "0", "this machine shows"),
+        ("cuda:99", "0", "there is no GPU 99: this machine has"),
     ],
 )
 def test_a_device_that_is_not_there_is_one_line(device: str, gpu_id: str, expected: str) -> None:
