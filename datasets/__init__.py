@@ -79,8 +79,8 @@ def _look_up(name: str, root: Path, options: Mapping[str, Any]) -> type[Segmenta
     if name not in DATASETS:
         raise ValueError(f"unknown dataset {name!r}; allowed: {', '.join(DATASETS)}")
     dataset = DATASETS[name]
-    comes = "download" in dataset.options and options.get("download")
-    if dataset.how_to_get is not None and not comes and not root.is_dir():
+    fetches = "download" in dataset.options and options.get("download")
+    if dataset.how_to_get is not None and not fetches and not root.is_dir():
         problem = "is not a folder" if root.exists() else "does not exist"
         raise FileNotFoundError(
             f"--data_root {root} {problem}; {dataset.how_to_get}, or try --dataset shapes, "

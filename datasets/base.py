@@ -86,7 +86,7 @@ class SegmentationDataset(Dataset):
 
     @classmethod
     def read_facts(cls, root: Path) -> ClassFacts:
-        """The class facts before any sample is looked for."""
+        """The class facts, before the samples are searched for."""
         return cls.facts
 
     @property

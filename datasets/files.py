@@ -27,7 +27,7 @@ class DataError(ValueError):
 def data_error_line(error: BaseException) -> str:
     """The one line of a DataError, even if it was raised in a loader process.
 
-    The main process raises it again with the whole traceback as its text; its last line is ours.
+    The main process raises it again with the traceback as its text; the last such line is ours.
     """
     lines = re.findall(r"^(?:[\w.]+\.)?DataError: (.*)$", str(error), flags=re.MULTILINE)
     return lines[-1] if lines else str(error)

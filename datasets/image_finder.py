@@ -43,7 +43,7 @@ def walk(
     """Visible files below `folder`, sorted by folder; links are followed, but never in a circle.
 
     The folder `leave_out` is not entered. `above` are the real paths of the folders around this
-    one. Raises DataError where a folder can't be listed.
+    one. Raises DataError if a folder cannot be listed.
     """
     here = os.path.realpath(folder)
     if here in above or (leave_out is not None and here == os.path.realpath(leave_out)):

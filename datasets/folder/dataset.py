@@ -117,7 +117,20 @@ class Folder(FileDataset):
 
     @classmethod
     def read_facts(cls, root: Path) -> ClassFacts:
-        return _read_facts(root)
+        """What the class list says, with colors only if the label files hold colors."""
+        if not root.is_dir():
+            raise FileNotFoundError(f"no folder {root}; --data_root must hold {LAYOUT}")
+        path, labels = find_class_list(root), _label_folder(root)
+        probed = list(islice(filter(is_image, walk(labels)), NUM_PROBED)) if labels else []
+        if path is None:
+            content = describe_content(probed)
+            raise FileNotFoundError(
+                f"none of {', '.join(FILE_NAMES)} in {root}; {HOW_TO_WRITE}{content}"
+            )
+        class_list = read_class_list(path)
+        if hold_colors(probed, class_list):
+            return class_list.facts
+        return replace(class_list.facts, colors=None)
 
     # Here the class list of the instance decides, so these are no class methods.
     def encode_target(self, target: np.ndarray) -> np.ndarray:  # type: ignore[override]
@@ -136,27 +149,6 @@ class _Samples:
     images: Mapping[str, Path]
     labels: Mapping[str, Path] | None
     notes: list[str] = field(default_factory=list)
-
-
-def _read_facts(root: Path) -> ClassFacts:
-    """What the class list says, with colors only if the label files hold colors."""
-    if not root.is_dir():
-        raise FileNotFoundError(f"no folder {root}; --data_root must hold {LAYOUT}")
-    path = find_class_list(root)
-    probed = _some_labels(root)
-    if path is None:
-        raise FileNotFoundError(
-            f"none of {', '.join(FILE_NAMES)} in {root}; {HOW_TO_WRITE}{describe_content(probed)}"
-        )
-    class_list = read_class_list(path)
-    if hold_colors(probed, class_list):
-        return class_list.facts
-    return replace(class_list.facts, colors=None)
-
-
-def _some_labels(root: Path) -> list[Path]:
-    folder = _label_folder(root)
-    return [] if folder is None else list(islice(filter(is_image, walk(folder)), NUM_PROBED))
 
 
 def _label_folder(root: Path) -> Path | None:
@@ -197,7 +189,7 @@ def _split_folders(parent: Path) -> dict[str, Path]:
 def _samples_of_folder(images: Path, labels: Path, split: str, allow_missing: bool) -> _Samples:
     folder = _split_folders(images).get(split)
     if folder is None:
-        instead = (
+        more = (
             ""
             if split == "test"
             else (
@@ -206,7 +198,7 @@ def _samples_of_folder(images: Path, labels: Path, split: str, allow_missing: bo
             )
         )
         raise FileNotFoundError(
-            f"no folder {images / split}, although other splits have one; make it{instead}, "
+            f"no folder {images / split}, although other splits have one; make it{more}, "
             "or list the images in a --split_file"
         )
     files, others = list_images(folder)

@@ -102,7 +102,7 @@ class SampleCache:
             self._errno[0] = error.errno or errno.EIO
 
     def _bytes_to_store(self, index: int) -> int:
-        """The size of an entry that is not there yet; 0 if it is there, or cannot be made."""
+        """The size of a missing entry; 0 if it exists or cannot be made."""
         try:
             if _read_entry(self._entries[index], self._state(index)) is not None:
                 return 0

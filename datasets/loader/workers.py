@@ -123,7 +123,7 @@ WAIT_FOR_REASON = 1.0  # seconds
 EXITED = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) exited unexpectedly")
 
 
-def _whole_text(error: BaseException | None) -> str:
+def _full_text(error: BaseException | None) -> str:
     """The text of the error and of its causes; any of them may name the signal."""
     texts: list[str] = []
     while error is not None:
@@ -134,7 +134,7 @@ def _whole_text(error: BaseException | None) -> str:
 
 def shared_memory_error(error: BaseException) -> bool:
     """Whether a loader process failed because shared memory ran out."""
-    text = _whole_text(error)
+    text = _full_text(error)
     return bool(SHARED_MEMORY_ERRORS.search(text)) and not TOO_MANY_FILES.search(text)
 
 
@@ -142,7 +142,7 @@ def worker_death_line(error: BaseException) -> str | None:
     """One line about a loader process that died; None for any other error."""
     if isinstance(error, WorkerError):
         return str(error)
-    text = _whole_text(error)
+    text = _full_text(error)
     if shared_memory_error(error):
         return f"a loader process ran out of shared memory; {_remedy()}"
     if TOO_MANY_FILES.search(text):
