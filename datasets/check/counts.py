@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -16,13 +15,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from datasets.base import FileDataset, SegmentationDataset
 from datasets.files import DataError
-from datasets.loader.workers import PREFETCH, as_worker_error
+from datasets.loader.loaders import WatchedLoader, own_generator, start_worker
+from datasets.loader.workers import PREFETCH, WorkerError
 from utils.runtime.files import write_bytes
 from utils.utils import IGNORE_INDEX
 
@@ -236,11 +235,6 @@ def _unchanged(value: Any) -> Any:
     return value
 
 
-def _ignore_interrupt(_: int) -> None:
-    """Leave Ctrl-C to the main process, which ends the others quietly."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def map_samples(
     function: Callable[[int], Result],
     num_samples: int,
@@ -255,13 +249,13 @@ def map_samples(
     becomes a DataError that says where it happened.
     """
     num_workers = min(num_workers, num_samples)
-    loader = DataLoader(
+    loader = WatchedLoader(
         _Calls(function, num_samples),
         batch_size=None,
         collate_fn=_unchanged,
         num_workers=num_workers,
-        worker_init_fn=_ignore_interrupt,
-        generator=torch.Generator(),  # otherwise it would draw from the global one
+        worker_init_fn=start_worker,
+        generator=own_generator(),
     )
     results = iter(loader)
     for number in tqdm(
@@ -269,9 +263,7 @@ def map_samples(
     ):
         try:
             result = next(results)
-        except (EOFError, OSError, RuntimeError) as error:
-            if not num_workers or as_worker_error(error) is None:
-                raise
+        except WorkerError as error:
             raise DataError(
                 f"a loader process died at one of the {PREFETCH * num_workers} samples from "
                 f"{name_of(number)} on, perhaps out of memory; --num_workers 0 shows which one"

@@ -91,12 +91,12 @@ def _as_list(samples: Sequence[Sample | None]) -> list[Sample]:
     return [sample for sample in samples if sample is not None]
 
 
-def _own_generator() -> torch.Generator:
+def own_generator() -> torch.Generator:
     """For the loader, which would otherwise draw from the global generator, as dropout does."""
     return torch.Generator().manual_seed(0)
 
 
-class _Loader(DataLoader):
+class WatchedLoader(DataLoader):
     """A DataLoader that raises WorkerError when one of its processes dies."""
 
     # A generator, while torch declares its private iterator class.
@@ -113,7 +113,7 @@ class _Loader(DataLoader):
 WorkerStart = Callable[[int], None]
 
 
-def _start_worker(worker_id: int, *, then: WorkerStart | None) -> None:
+def start_worker(worker_id: int, *, then: WorkerStart | None = None) -> None:
     """Set up a loader process: one thread, and Ctrl-C is left to the main process.
 
     SIGTERM still ends it: the DataLoader has replaced the handlers of a forked process.
@@ -137,13 +137,13 @@ def train_loader(
 
     `worker_init` is called with its number in each loader process once threads and signals are set.
     """
-    return _Loader(
+    return WatchedLoader(
         dataset,
         batch_sampler=sampler,
         num_workers=num_workers,
         pin_memory=pin_memory,
-        worker_init_fn=partial(_start_worker, then=worker_init),
-        generator=_own_generator(),
+        worker_init_fn=partial(start_worker, then=worker_init),
+        generator=own_generator(),
     )
 
 
@@ -161,7 +161,7 @@ def val_loader(
     Samples that are None are left out, so a list may be empty. The processes stay for the next
     iteration. `worker_init` is as for `train_loader`.
     """
-    return _Loader(
+    return WatchedLoader(
         _Numbered(dataset),
         batch_sampler=[
             list(indices[i : i + batch_size]) for i in range(0, len(indices), batch_size)
@@ -170,6 +170,6 @@ def val_loader(
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         pin_memory=pin_memory,
-        worker_init_fn=partial(_start_worker, then=worker_init),
-        generator=_own_generator(),
+        worker_init_fn=partial(start_worker, then=worker_init),
+        generator=own_generator(),
     )
