@@ -219,8 +219,8 @@ def test_the_predecessors_file_lacks_the_last_batch_norm(tmp_path):
     path = tmp_path / "theirs.pth"
     torch.save({"model_state": kept, "cur_itrs": 1}, path)
     why = (
-        "bn4.weight (and 3 more); it is VainF/DeepLabV3Plus-Pytorch's xception, which is another "
-        "network (no BatchNorm behind the last convolution) and can't be used"
+        "bn4.weight (and 3 more); it is the xception of VainF/DeepLabV3Plus-Pytorch, which is "
+        "another network (no BatchNorm after the last convolution) and can't be used"
     )
     with pytest.raises(ValueError) as error:
         create_model(name, pretrained=path)
