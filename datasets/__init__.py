@@ -15,21 +15,6 @@ from datasets.folder import Folder
 from datasets.shapes import Shapes
 from datasets.voc import VOCSegmentation
 
-__all__ = [
-    "DATASETS",
-    "ClassFacts",
-    "Cityscapes",
-    "DataError",
-    "Folder",
-    "SampleKey",
-    "SegmentationDataset",
-    "Shapes",
-    "VOCSegmentation",
-    "class_facts",
-    "create_dataset",
-    "data_error_line",
-]
-
 DATASETS: dict[str, type[SegmentationDataset]] = {
     "voc": VOCSegmentation,
     "cityscapes": Cityscapes,

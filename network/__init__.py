@@ -21,17 +21,3 @@ def resolve_output_stride(name: str, output_stride: int | None) -> int:
 def list_models() -> list[str]:
     """The names that `create_model` takes; `network.modeling` has a function of each name."""
     return list(MODELS)
-
-
-__all__ = [
-    "DeepLabV3",
-    "Normalize",
-    "convert_to_separable_conv",
-    "create_model",
-    "default_weights",
-    "list_models",
-    "load_checkpoint",
-    "modeling",
-    "pretrained",
-    "resolve_output_stride",
-]

@@ -4,13 +4,3 @@ from .loss import FocalLoss
 from .scheduler import PolyLR
 from .utils import Denormalize, fix_bn, mkdir, set_bn_momentum
 from .visualizer import Visualizer
-
-__all__ = [
-    "Denormalize",
-    "FocalLoss",
-    "PolyLR",
-    "Visualizer",
-    "fix_bn",
-    "mkdir",
-    "set_bn_momentum",
-]

@@ -3,5 +3,3 @@
 from datasets.check.contact_sheet import save_contact_sheet
 from datasets.check.counts import class_weights
 from datasets.check.report import check
-
-__all__ = ["check", "class_weights", "save_contact_sheet"]

@@ -1,5 +1,3 @@
 """Your own images in folders, as a data set."""
 
 from datasets.folder.dataset import Folder
-
-__all__ = ["Folder"]

@@ -8,14 +8,3 @@ from datasets.loader.workers import (
     default_num_workers,
     worker_death_line,
 )
-
-__all__ = [
-    "SampleCache",
-    "TrainSampler",
-    "available_cores",
-    "check_shared_memory",
-    "default_num_workers",
-    "train_loader",
-    "val_loader",
-    "worker_death_line",
-]

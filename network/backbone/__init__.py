@@ -94,17 +94,3 @@ def families_with_aux() -> list[str]:
     with torch.device("meta"):
         first = {family: create_backbone(next(iter(family.VARIANTS))) for family in FAMILIES}
     return [family.__name__.rsplit(".", 1)[-1] for family, b in first.items() if b.aux]
-
-
-__all__ = [
-    "BACKBONES",
-    "FAMILIES",
-    "Backbone",
-    "FeatureInfo",
-    "Variant",
-    "Weights",
-    "create_backbone",
-    "default_output_stride",
-    "families_with_aux",
-    "resolve_output_stride",
-]

@@ -93,9 +93,7 @@ class Block(nn.Module):
         layers: list[nn.Module] = []
         for index, out_channels in enumerate(channels):
             if index or relu_first:
-                layers.append(
-                    nn.ReLU(inplace=index > 0)
-                )  # the first input is used again
+                layers.append(nn.ReLU(inplace=index > 0))  # the first input is used again
             layers.append(SeparableConv2d(in_channels, out_channels, dilation=plan.first_dilation))
             layers.append(nn.BatchNorm2d(out_channels))
             in_channels = out_channels

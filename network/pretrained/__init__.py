@@ -14,25 +14,3 @@ from .loading import (
 )
 from .tensors import has_aux_head, matching_models
 from .weights import describe
-
-__all__ = [
-    "FORMAT",
-    "BuildArgs",
-    "Checkpoint",
-    "RngState",
-    "State",
-    "check_pretrained",
-    "default_weights",
-    "describe",
-    "has_aux_head",
-    "has_average",
-    "load_backbone_weights",
-    "load_checkpoint",
-    "load_model_state",
-    "load_pretrained",
-    "matching_models",
-    "predecessor_build_args",
-    "read_file",
-    "rebuild",
-    "state_of",
-]

@@ -30,26 +30,3 @@ from .predecessor import (
     ExtToTensor,
 )
 from .random_crop import ExtRandomCrop, ExtRandomScaleCrop
-
-__all__ = [
-    "MEAN_COLOR",
-    "ExtCenterCrop",
-    "ExtColorJitter",
-    "ExtCompose",
-    "ExtLambda",
-    "ExtNormalize",
-    "ExtPILToTensor",
-    "ExtPad",
-    "ExtRandomCrop",
-    "ExtRandomHorizontalFlip",
-    "ExtRandomRotation",
-    "ExtRandomScale",
-    "ExtRandomScaleCrop",
-    "ExtRandomVerticalFlip",
-    "ExtResize",
-    "ExtScale",
-    "ExtToTensor",
-    "JointTransform",
-    "train_transform",
-    "val_transform",
-]

@@ -3,5 +3,3 @@
 from .criterion import Criterion
 from .focal_loss import FocalLoss
 from .table import LOSSES, options_of, parse_loss
-
-__all__ = ["LOSSES", "Criterion", "FocalLoss", "options_of", "parse_loss"]

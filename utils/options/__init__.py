@@ -5,23 +5,3 @@ from .commands import command_line, resume_command, torchrun_command
 from .groups import DataOptions, ModelOptions, OptimOptions, RunOptions, VisOptions
 from .parser import parse_main, parse_predict
 from .programs import Options, PredecessorOptions, PredictOptions, flat
-
-__all__ = [
-    "DataOptions",
-    "ModelOptions",
-    "OptimOptions",
-    "Options",
-    "PredecessorOptions",
-    "PredictOptions",
-    "RunOptions",
-    "VisOptions",
-    "changes_on_resume",
-    "check_options",
-    "command_line",
-    "flat",
-    "parse_main",
-    "parse_predict",
-    "resume_command",
-    "torchrun_command",
-    "without_effect",
-]

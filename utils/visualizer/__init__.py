@@ -4,13 +4,3 @@ from .dashboard import Visualizer
 from .history import History
 from .terminal import Progress, plain_warnings
 from .trackers import Tracker, Trackers, tolerate_write_errors
-
-__all__ = [
-    "History",
-    "Progress",
-    "Tracker",
-    "Trackers",
-    "Visualizer",
-    "tolerate_write_errors",
-    "plain_warnings",
-]
