@@ -179,15 +179,15 @@ def test_one_processs_bad_step_is_everybodys(seen: list[dict]) -> None:
 
 
 def test_a_dead_process_is_noticed_at_once(printed: list[list[str]]) -> None:
-    recognised, seconds, text = json.loads(printed[0][1])
-    assert recognised, text
+    recognized, seconds, text = json.loads(printed[0][1])
+    assert recognized, text
     assert seconds < 30
 
 
 @pytest.mark.slow  # waits for a time-out of the network
 def test_a_dead_process_is_noticed_in_the_exchange_of_tensors_too() -> None:
-    recognised, seconds, text = json.loads(two_processes("sum")[0][1])
-    assert recognised and seconds < 30, text
+    recognized, seconds, text = json.loads(two_processes("sum")[0][1])
+    assert recognized and seconds < 30, text
 
 
 def test_a_world_of_one_is_itself() -> None:

@@ -1,4 +1,4 @@
-"""Freed memory stays with the process; running out of it is recognised."""
+"""Freed memory stays with the process; running out of it is recognized."""
 
 from __future__ import annotations
 
