@@ -66,7 +66,7 @@ def test_bad_data_is_one_line(
         (["--num_classes", "20"], "voc has 21 classes"),
         (["--test_only"], "--test_only needs --ckpt"),
         (["--continue_training"], f"latest_{NAME}.pth"),
-        (["--warmup_itrs", "99"], "warm-up of 99 steps"),
+        (["--warmup_itrs", "99"], "--warmup_itrs 99 is more than --total_itrs"),
         (["--class_weights", "nowhere.txt"], "nowhere.txt"),
         (["--pretrained", "nowhere.pth"], "nowhere.pth"),
         (["--finetune"], "--finetune needs --ckpt FILE"),

@@ -58,7 +58,5 @@ def create_optimizer(
     groups = parameter_groups(
         model, lr=lr, backbone_lr_mult=backbone_lr_mult, no_decay_norm_bias=no_decay_norm_bias
     )
-    if name not in OPTIMIZERS:
-        raise ValueError(f"unknown optimizer {name!r}; choose from {', '.join(OPTIMIZERS)}")
     kernel = fused or None  # None: torch chooses among the others
     return OPTIMIZERS[name](groups, lr=lr, weight_decay=weight_decay, fused=kernel)

@@ -18,27 +18,13 @@ from torch.optim.lr_scheduler import LRScheduler
 SCHEDULERS = ("poly", "step", "cosine")
 
 
-def _check_at_least(what: str, value: int, minimum: int) -> None:
-    if value < minimum:
-        raise ValueError(f"{what} is {value}; it must be at least {minimum}")
-
-
-def _check_length(max_iters: int, warmup_iters: int) -> None:
-    _check_at_least("max_iters", max_iters, 1)
-    if warmup_iters > max_iters:
-        raise ValueError(
-            f"a warm-up of {warmup_iters} steps in a run of {max_iters}; make it shorter"
-        )
-
-
 class ClosedFormLR(LRScheduler, ABC):
     """A schedule whose lr depends on the step and the base lr alone, after a linear warm-up.
 
     Step t of the warm-up has base_lr * (t + 1) / warmup_iters; later ones have lr_at(t, base_lr).
     """
 
-    def __init__(self, optimizer: Optimizer, *, last_epoch: int, warmup_iters: int) -> None:
-        _check_at_least("warmup_iters", warmup_iters, 0)
+    def __init__(self, optimizer: Optimizer, *, warmup_iters: int, last_epoch: int = -1) -> None:
         self.warmup_iters = warmup_iters
         super().__init__(optimizer, last_epoch)
 
@@ -90,7 +76,8 @@ class PolyLR(ClosedFormLR):
         *,
         warmup_iters: int = 0,
     ) -> None:
-        _check_length(max_iters, warmup_iters)
+        if max_iters < 1:
+            raise ValueError(f"max_iters is {max_iters}; it must be at least 1")
         if not power > 0:
             raise ValueError(f"power is {power}; it must be above 0")
         self.max_iters = max_iters
@@ -112,18 +99,11 @@ class CosineLR(ClosedFormLR):
     """
 
     def __init__(
-        self,
-        optimizer: Optimizer,
-        max_iters: int,
-        last_epoch: int = -1,
-        min_lr: float = 1e-6,
-        *,
-        warmup_iters: int = 0,
+        self, optimizer: Optimizer, max_iters: int, *, min_lr: float = 1e-6, warmup_iters: int = 0
     ) -> None:
-        _check_length(max_iters, warmup_iters)
         self.max_iters = max_iters
         self.min_lr = min_lr
-        super().__init__(optimizer, last_epoch=last_epoch, warmup_iters=warmup_iters)
+        super().__init__(optimizer, warmup_iters=warmup_iters)
 
     def lr_at(self, step: int, base_lr: float) -> float:
         floor = min(self.min_lr, base_lr)
@@ -132,37 +112,23 @@ class CosineLR(ClosedFormLR):
 
 
 class StepLR(ClosedFormLR):
-    """base_lr * gamma**(step // step_size); the warm-up's steps count too."""
+    """base_lr * 0.1**(step // step_size); the warm-up's steps count too."""
 
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        step_size: int,
-        gamma: float = 0.1,
-        last_epoch: int = -1,
-        *,
-        warmup_iters: int = 0,
-    ) -> None:
-        _check_at_least("step_size", step_size, 1)
+    def __init__(self, optimizer: Optimizer, step_size: int, *, warmup_iters: int = 0) -> None:
         self.step_size = step_size
-        self.gamma = gamma
-        super().__init__(optimizer, last_epoch=last_epoch, warmup_iters=warmup_iters)
+        super().__init__(optimizer, warmup_iters=warmup_iters)
 
     def lr_at(self, step: int, base_lr: float) -> float:
-        return base_lr * self.gamma ** (step // self.step_size)
+        return base_lr * 0.1 ** (step // self.step_size)
 
 
 def create_scheduler(
     name: str, optimizer: Optimizer, *, total_itrs: int, step_size: int, warmup_itrs: int = 0
 ) -> ClosedFormLR:
-    """Build the schedule `name`, one of SCHEDULERS; step() is called once a training step.
-
-    total_itrs is for "poly" and "cosine", step_size for "step", which then divides the lr by 10.
-    """
+    """Build the schedule `name`, one of SCHEDULERS; step() is called once a training step."""
     if name == "poly":
         return PolyLR(optimizer, total_itrs, warmup_iters=warmup_itrs)
     if name == "cosine":
         return CosineLR(optimizer, total_itrs, warmup_iters=warmup_itrs)
-    if name == "step":
-        return StepLR(optimizer, step_size, warmup_iters=warmup_itrs)
-    raise ValueError(f"unknown lr policy {name!r}; choose from {', '.join(SCHEDULERS)}")
+    assert name == "step"
+    return StepLR(optimizer, step_size, warmup_iters=warmup_itrs)

@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from typing import Any, get_type_hints
+from typing import Any
 
 from datasets import DATASETS
 from utils.loss import LOSSES, parse_loss
-from utils.options.programs import Options, fields, flat
+from utils.options.programs import Options, fields
 
 
-def conditions() -> dict[str, str]:
-    """What an option has no effect without, as in "enable_vis" or "dataset voc or folder".
+def condition(option: dataclasses.Field[Any]) -> str | None:
+    """What the option has no effect without, as in "enable_vis" or "dataset voc or folder".
 
     It stands on the option, or on the data sets and losses that use the option.
     """
-    found = {}
-    for name, field in fields().items():
-        sets = [key for key, dataset in DATASETS.items() if name in dataset.options]
-        losses = [key for key in LOSSES if name in LOSSES[key].options]
-        if field.metadata["only_with"]:
-            found[name] = field.metadata["only_with"]
-        elif sets or losses:
-            found[name] = ("dataset " if sets else "loss_type ") + " or ".join(sets or losses)
-    return found
+    sets = [name for name, dataset in DATASETS.items() if option.name in dataset.options]
+    losses = [name for name, loss in LOSSES.items() if option.name in loss.options]
+    if sets or losses:
+        return ("dataset " if sets else "loss_type ") + " or ".join(sets or losses)
+    return option.metadata["only_with"]
 
 
 def without_effect(options: Options) -> list[str]:
     """A line for each option that was given but does nothing beside the others."""
-    now, known, needed = flat(options), fields(), conditions()
-    defaults = flat(Options(**{name: group() for name, group in get_type_hints(Options).items()}))
-    given = [name for name in now if now[name] != defaults[name]]
+    now = {name: value for group in vars(options).values() for name, value in vars(group).items()}
+    given = {name: field for name, field in fields().items() if now[name] != field.default}
 
     def holds(condition: str) -> bool:
         name, _, values = condition.partition(" ")
@@ -40,10 +36,11 @@ def without_effect(options: Options) -> list[str]:
         return not set(values.split(" or ")).isdisjoint(chosen)
 
     lines = []
-    for name in given:
-        if name in needed and not holds(needed[name]):
-            lines.append(f"--{name} has no effect without --{needed[name]}")
-        others = filter(holds, known[name].metadata["not_with"])
+    for name, field in given.items():
+        needed = condition(field)
+        if needed and not holds(needed):
+            lines.append(f"--{name} has no effect without --{needed}")
+        others = filter(holds, field.metadata["not_with"])
         lines += [f"--{name} has no effect with --{other}" for other in others]
     return lines
 
@@ -81,11 +78,10 @@ def check_options(options: Options, *, world_size: int, sync_batchnorm: bool = F
         )
     if run.test_only:
         return
-    if optim.freeze_backbone_itrs > optim.total_itrs:
-        raise ValueError(
-            f"--freeze_backbone_itrs {optim.freeze_backbone_itrs} is more than --total_itrs "
-            f"{optim.total_itrs}"
-        )
+    for name in ("freeze_backbone_itrs", "warmup_itrs"):
+        steps = vars(optim)[name]
+        if steps > optim.total_itrs:
+            raise ValueError(f"--{name} {steps} is more than --total_itrs {optim.total_itrs}")
     batch_size = options.data.batch_size
     each, rest = divmod(batch_size, world_size)
     if rest:

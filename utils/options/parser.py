@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from utils.options.argument_files import expand
-from utils.options.checks import conditions
+from utils.options.checks import condition
 from utils.options.declare import REQUIRED
 from utils.options.programs import Options, PredecessorOptions, PredictOptions
 
@@ -38,8 +38,7 @@ Segment images with a trained network.
 def parse_main(argv: Sequence[str] | None = None) -> Options:
     """Options of `main.py`; a mistake ends the program with one line and exit code 2."""
     groups = get_type_hints(Options)
-    parsed = _parse(groups, "main.py", MAIN_HELP, argv=argv, only_with=conditions())
-    return Options(**parsed)
+    return Options(**_parse(groups, "main.py", MAIN_HELP, argv=argv))
 
 
 def parse_predict(
@@ -47,17 +46,12 @@ def parse_predict(
 ) -> tuple[PredictOptions, PredecessorOptions]:
     """Options of `predict.py`; a mistake ends the program with one line and exit code 2."""
     groups = {"predict": PredictOptions, "predecessor": PredecessorOptions}
-    parsed = _parse(groups, "predict.py", PREDICT_HELP, argv=argv, only_with={})
+    parsed = _parse(groups, "predict.py", PREDICT_HELP, argv=argv)
     return parsed["predict"], parsed["predecessor"]
 
 
 def _parse(
-    groups: Mapping[str, type],
-    prog: str,
-    description: str,
-    *,
-    argv: Sequence[str] | None,
-    only_with: Mapping[str, str],
+    groups: Mapping[str, type], prog: str, description: str, *, argv: Sequence[str] | None
 ) -> dict[str, Any]:
     """One instance of each group, from `argv` or the command line."""
     parser = _Parser(
@@ -68,7 +62,7 @@ def _parse(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for group in groups.values():
-        _add_group(parser, group, only_with)
+        _add_group(parser, group)
     try:
         words = expand(sys.argv[1:] if argv is None else argv)
         values = vars(parser.parse_args(words))
@@ -91,15 +85,12 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
 
 
-def _integer(text: str) -> int:
+def integer(text: str) -> int:  # argparse shows the name in its message
     """Whole number, also in the form 30e3."""
     value = float(text)
     if not value.is_integer():
         raise ValueError(text)
-    return int(text) if re.fullmatch(r"[+-]?\d+", text) else int(value)
-
-
-_integer.__name__ = "integer"  # argparse shows it in its message
+    return int(value)
 
 
 def _kind(annotation: Any) -> tuple[type, int | None]:
@@ -112,19 +103,19 @@ def _kind(annotation: Any) -> tuple[type, int | None]:
     return _kind(inside[0])
 
 
-def _add_group(parser: argparse.ArgumentParser, group: type, only_with: Mapping[str, str]) -> None:
+def _add_group(parser: argparse.ArgumentParser, group: type) -> None:
     section = parser.add_argument_group((group.__doc__ or "").splitlines()[0])
     annotations = get_type_hints(group)
     for field in dataclasses.fields(group):
         facts, flag = field.metadata, f"--{field.name}"
-        help_text = _help(field, only_with).replace("%", "%%")
+        help_text = _help(field).replace("%", "%%")
         if annotations[field.name] is bool:
             section.add_argument(flag, action="store_true", help=help_text)
             continue
         kind, number = _kind(annotations[field.name])
         section.add_argument(
             flag,
-            type=_integer if kind is int else kind,
+            type=integer if kind is int else kind,
             default=None if field.default is REQUIRED else field.default,
             choices=facts["choices"],
             nargs=number,
@@ -134,11 +125,11 @@ def _add_group(parser: argparse.ArgumentParser, group: type, only_with: Mapping[
         )
 
 
-def _help(field: dataclasses.Field[Any], only_with: Mapping[str, str]) -> str:
+def _help(field: dataclasses.Field[Any]) -> str:
     """The help line, with what this option has no effect without, and with the default."""
     text, default = field.metadata["help"], field.default
-    if field.name in only_with:
-        text += f"; only with --{only_with[field.name]}"
+    if needed := condition(field):
+        text += f"; only with --{needed}"
     if isinstance(default, bool) or default in (None, REQUIRED) or "(default" in text:
         return text
     values = default if isinstance(default, tuple) else (default,)

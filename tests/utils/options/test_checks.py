@@ -7,7 +7,7 @@ import pytest
 from datasets import DATASETS
 from utils.loss import LOSSES, options_of
 from utils.options import changes_on_resume, check_options, flat, parse_main, without_effect
-from utils.options.checks import conditions
+from utils.options.checks import condition
 from utils.options.programs import fields
 
 
@@ -57,7 +57,11 @@ def test_options_without_effect_are_named(given: str, lines: list[str]) -> None:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ("--freeze_backbone_itrs 9 --total_itrs 8", "is more than --total_itrs 8"),
+        (
+            "--freeze_backbone_itrs 9 --total_itrs 8",
+            "--freeze_backbone_itrs 9 is more than --total_itrs 8",
+        ),
+        ("--warmup_itrs 9 --total_itrs 8", "--warmup_itrs 9 is more than --total_itrs 8"),
         ("--batch_size 3", "can't be shared equally by 2 processes"),
         ("--batch_size 2", "use --batch_size 4 or more, or --freeze_bn"),
     ],
@@ -99,11 +103,11 @@ def test_what_a_data_set_or_a_loss_uses_is_an_option(user: str) -> None:
 def test_conditions_name_options_and_their_values() -> None:
     metadata = {name: field.metadata for name, field in fields().items()}
     stated = [
-        *conditions().values(),
+        *filter(None, map(condition, fields().values())),
         *(word for facts in metadata.values() for word in facts["not_with"]),
     ]
     assert len(stated) > 15
-    for condition in stated:
-        name, _, values = condition.partition(" ")
+    for words in stated:
+        name, _, values = words.partition(" ")
         allowed = LOSSES if name == "loss_type" else metadata[name]["choices"] or ()
         assert not values or set(values.split(" or ")) <= set(allowed)
