@@ -33,7 +33,7 @@ from utils.runtime.precision import AUTOCAST_DTYPES
 from utils.runtime.signals import StopSignal
 from utils.training import report
 from utils.training.data import check_data, grouped
-from utils.training.errors import exit_code, explain, name_images_of_bad_steps
+from utils.training.errors import explain
 from utils.training.model import train_mode, training_network
 from utils.training.prepare import prepare
 from utils.training.run import Run
@@ -91,7 +91,7 @@ def train(run: Run, trackers: Trackers, progress: Progress, stop: StopSignal) ->
         if saves or state.step % opts.run.print_interval == 0:
             report_step(run, state.step, losses, lr, trackers, progress)
             losses = []
-        report.say_skipped_in_training(run, at_step=state.step)
+        report.say_skipped(run, "train", at_step=state.step)
         if saves:
             is_best = validates and (
                 state.update(validate(run, state.step, trackers)) or not run.files.best.exists()
@@ -101,7 +101,7 @@ def train(run: Run, trackers: Trackers, progress: Progress, stop: StopSignal) ->
             train_mode(run.model, state.step, optim=opts.optim)
             progress.restart()
             if is_last:
-                report.say_skipped_in_training(run)
+                report.say_skipped(run, "train")
                 break
     if state.step < opts.optim.total_itrs:
         report.say_stopped(run, state, signal=(stop.name or "a signal") if signaled else None)
@@ -115,10 +115,10 @@ def report_step(
     trackers: Trackers,
     progress: Progress,
 ) -> None:
-    """Show the mean of the `losses` since the last report, the learning rate and the speed."""
-    with name_images_of_bad_steps(run):
-        num_bad = run.optimizer_step.poll()
-    loss = report.mean_loss(run.world, losses)
+    """Show the mean of the finite `losses` since the last report, the lr and the speed."""
+    num_bad = run.optimizer_step.poll()
+    whole = run.world.sum(torch.stack(list(losses)))  # of each loss, a process has its share
+    loss = whole[whole.isfinite()].mean().item()
     values = {"loss": loss, "lr": lr, **progress.speed()}
     progress.report(step, values, num_bad=num_bad)
     trackers.scalars(step, values)
@@ -161,9 +161,11 @@ def validate(run: Run, step: int, trackers: Trackers) -> float:
     hidden = None if world.is_main else True
     torch.backends.cudnn.benchmark = opts.data.crop_val  # whole images have many sizes
     for samples in tqdm(run.data.val_loader, desc="validation", leave=False, disable=hidden):
-        for _, same_size in groupby(samples, key=lambda sample: sample[1].shape):
-            indices, *pair = zip(*same_size, strict=True)
-            images, labels = map(torch.stack, pair)
+        for _, group in groupby(samples, key=lambda sample: sample[1].shape):
+            same_size = list(group)
+            images, labels = (
+                torch.stack([sample[part] for sample in same_size]) for part in (1, 2)
+            )
             with run.autocast(), torch.inference_mode():
                 inputs, targets = run.network_input(images), labels.to(world.device)
                 logits = low_res_logits(model, inputs, tile=opts.run.val_tile)
@@ -171,11 +173,11 @@ def validate(run: Run, step: int, trackers: Trackers) -> float:
                 count = run.criterion.count(targets)
                 sums += torch.stack([run.criterion(logits, targets) * count, count]).cpu()
             metrics.update(targets, predictions)
-            for index, *parts in zip(indices, images, labels, predictions.cpu(), strict=True):
-                report.show_sample(run, step, trackers, index, *parts)
+            for sample, predicted in zip(same_size, predictions.cpu(), strict=True):
+                report.show_sample(run, step, trackers, sample, predicted)
     metrics.all_reduce()
     sums = sums if world.size == 1 else world.sum(sums.to(world.device))  # MPS has no float64
-    report.say_skipped(run, "val", run.data.val_set)
+    report.say_skipped(run, "val")
     if world.is_main:
         loss = (sums[0] / sums[1]).item()
         report.report_validation(run, step, trackers, metrics, loss, time.perf_counter() - begin)
@@ -237,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         if line:
             say(f"main.py: error: {line}", error=True)
-        return exit_code(error)
+        return 1 if isinstance(error, FloatingPointError) else 2  # 2: a mistake of the user's
     finally:
         distributed.close()
     return 0

@@ -1,7 +1,7 @@
 """From data sets to batches: the order of samples, loader processes, and the cache."""
 
 from datasets.loader.cache import SampleCache
-from datasets.loader.loaders import TrainSampler, train_loader, val_loader
+from datasets.loader.loaders import Sample, TrainSampler, train_loader, val_loader
 from datasets.loader.workers import (
     available_cores,
     check_shared_memory,

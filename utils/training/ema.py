@@ -24,8 +24,6 @@ class Ema:
     """
 
     def __init__(self, network: DeepLabV3, decay: float) -> None:
-        if not 0 < decay < 1:
-            raise ValueError(f"the EMA decay is {decay}; it must be above 0 and below 1")
         self.decay = decay
         self.updates = 0
         self.model = copy.deepcopy(network).eval().requires_grad_(False)

@@ -1,9 +1,6 @@
-"""One line for the user on what ended a run, and the exit code that goes with it."""
+"""One line for the user on what ended a run."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import datasets
 from datasets.loader import worker_death_line
@@ -28,26 +25,15 @@ def explain(error: BaseException, run: Run | None) -> str | None:
     if isinstance(error, datasets.DataError | OSError):
         return datasets.data_error_line(error)
     if isinstance(error, FloatingPointError):
-        return f"{error}; lower --lr, or see --warmup_itrs and --clip_grad_norm"
+        line = str(error)
+        if run is not None and isinstance(error, BadStepsError):
+            names, latest = list_names(run.data.names_in_step(error.step)), run.files.latest
+            saved = f"the last good checkpoint is {latest}"
+            line += f"; its images: {names}; {saved if latest.exists() else 'nothing was saved'}"
+        return f"{line}; lower --lr, or see --warmup_itrs and --clip_grad_norm"
     if is_out_of_memory(error):
         return (
             "out of memory; use a smaller --batch_size or --crop_size, and for validation a "
             "smaller --val_batch_size or --val_tile 769"
         )
     return worker_death_line(error)
-
-
-def exit_code(error: BaseException) -> int:
-    """1 if the training went wrong, 2 if what the user gave was wrong."""
-    return 1 if isinstance(error, FloatingPointError) else 2
-
-
-@contextmanager
-def name_images_of_bad_steps(run: Run) -> Iterator[None]:
-    """Add the images of the step's batch, and the last good checkpoint, to a BadStepsError."""
-    try:
-        yield
-    except BadStepsError as error:
-        names, latest = list_names(run.data.names_in_step(error.step)), run.files.latest
-        good = f"the last good checkpoint is {latest}" if latest.exists() else "nothing was saved"
-        raise FloatingPointError(f"{error}; its images: {names}; {good}") from error

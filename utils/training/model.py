@@ -99,14 +99,14 @@ def load_pretrained(
     model: network.DeepLabV3, asked: str | None, *, start: StartPoint, world: World
 ) -> None:
     """Give the backbone the weights of --pretrained, unless the run starts from a checkpoint."""
-    default = network.default_weights(model.name)
     if start.saved:
         return
-    if (asked or default) != "none":
+    default = network.default_weights(model.name)
+    wanted = asked or default
+    if wanted != "none":
         # The main process fetches them; then the others find them in the cache.
-        start.notes.extend(
-            world.main_first(lambda: network.pretrained.load_pretrained(model, asked or default))
-        )
+        load = network.pretrained.load_pretrained
+        start.notes.extend(world.main_first(lambda: load(model, wanted)))
     elif default == "none":
         start.notes.append(
             "random weights: nobody has published weights for this backbone; --pretrained FILE "
@@ -125,10 +125,8 @@ def backbone_bn_momentum(asked: options.ModelOptions, *, start: StartPoint) -> f
         return asked.bn_momentum
     if start.resumes:
         return start.saved.get("bn_momentum", 0.01)
-    starts_well = start.saved or (
-        (asked.pretrained or network.default_weights(asked.model)) != "none"
-    )
-    return 0.01 if starts_well else 0.1
+    pretrained = asked.pretrained or network.default_weights(asked.model)
+    return 0.01 if start.saved or pretrained != "none" else 0.1
 
 
 class TrainingNetwork(nn.Module):

@@ -15,8 +15,8 @@ from utils.runtime.precision import set_float32_precision
 from utils.scheduler import create_scheduler
 from utils.training.class_weights import class_weights
 from utils.training.data import RunData, load_data
-from utils.training.ema import Ema, NoEma
-from utils.training.model import backbone_bn_momentum, build_model, load_pretrained
+from utils.training.ema import Ema
+from utils.training.model import build_model, load_pretrained
 from utils.training.run import Run
 from utils.training.start import StartPoint, find_start
 from utils.training.step import OptimizerStep
@@ -49,7 +49,6 @@ def prepare(opts: options.Options, command: str) -> Run:
         model=model,
         criterion=criterion,
         optimizer_step=optimizer_step,
-        bn_momentum=backbone_bn_momentum(opts.model, start=start),
     )
 
 
@@ -104,7 +103,7 @@ def build_step(
         world=world,
         max_bad_steps=optim.max_bad_steps,
         scaler=torch.amp.GradScaler(world.device.type, enabled=optim.precision == "fp16"),
-        ema=Ema(model, optim.ema) if optim.ema else NoEma(model),
+        ema=Ema(model, optim.ema) if optim.ema else None,
         max_norm=optim.clip_grad_norm or 0.0,
     )
     if optim.precision == "tf32" and world.device.type != "cuda":

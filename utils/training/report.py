@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from datasets import SegmentationDataset
+from datasets.loader import Sample
 from metrics import StreamSegMetrics
 from utils import options
-from utils.runtime import distributed
 from utils.runtime.console import list_names, say
 from utils.training.run import Run
 from utils.training.step import TrainingState
@@ -76,29 +73,13 @@ def say_stopped(run: Run, state: TrainingState, *, signal: str | None) -> None:
     run.world.say(options.resume_command(run.command, processes=run.world.local_size))
 
 
-def mean_loss(world: distributed.World, losses: Sequence[Tensor]) -> float:
-    """The mean of the steps' finite losses, of which each process has its share.
-
-    Waits for the device.
-    """
-    whole = world.sum(torch.stack(list(losses)))
-    return whole[whole.isfinite()].mean().item()
-
-
-def say_skipped_in_training(run: Run, *, at_step: int | None = None) -> None:
-    """As `say_skipped`; with `at_step`, only where an epoch ends with that step."""
-    assert run.data.train_set is not None
-    say_skipped(run, "train", run.data.train_set, at_step=at_step)
-
-
-def say_skipped(
-    run: Run, split: str, dataset: SegmentationDataset, *, at_step: int | None = None
-) -> None:
-    """Print how many files of a split could not be read (--skip_bad_files).
+def say_skipped(run: Run, split: str, *, at_step: int | None = None) -> None:
+    """Print how many files of "train" or "val" could not be read (--skip_bad_files).
 
     With `at_step`, a training step, it does so only where an epoch ends.
     """
-    epoch = ""
+    dataset, epoch = run.data.train_set if split == "train" else run.data.val_set, ""
+    assert dataset is not None
     if at_step is not None:
         images = run.opts.data.batch_size * run.opts.optim.grad_accumulation
         before, now = ((at_step - back) * images // len(dataset) for back in (1, 0))
@@ -115,20 +96,13 @@ def say_skipped(
     run.world.say(f"{epoch}{len(bad)} of {len(dataset)} {split} files skipped{names}")
 
 
-def show_sample(
-    run: Run,
-    step: int,
-    trackers: Trackers,
-    index: int,
-    image: Tensor,
-    label: Tensor,
-    predicted: Tensor,
-) -> None:
+def show_sample(run: Run, step: int, trackers: Trackers, sample: Sample, predicted: Tensor) -> None:
     """Save a validation image's result if asked, and show it if it is one of the samples.
 
-    `image` is uint8 (3,H,W), `label` and `predicted` are (H,W), all on the CPU.
+    `predicted` is (H,W), on the CPU as the sample is.
     """
     opts, val_set = run.opts, run.data.val_set
+    index, image, label = sample
     palette, name = val_set.facts.palette, val_set.sample_name(index)
     num_samples = min(opts.vis.vis_num_samples, len(val_set))
     samples = np.linspace(0, len(val_set) - 1, num_samples).astype(int)

@@ -15,6 +15,7 @@ from utils.runtime.checkpoint import RunFiles
 from utils.runtime.distributed import World
 from utils.runtime.precision import autocast
 from utils.training.data import RunData
+from utils.training.model import backbone_bn_momentum
 from utils.training.start import StartPoint
 from utils.training.step import OptimizerStep, TrainingState
 
@@ -31,7 +32,6 @@ class Run:
     model: network.DeepLabV3
     criterion: Criterion
     optimizer_step: OptimizerStep
-    bn_momentum: float
 
     @property
     def files(self) -> RunFiles:
@@ -60,7 +60,7 @@ class Run:
             "model_state": model.state_dict(),
             **self.optimizer_step.entries(),
             **state.entries(),
-            "bn_momentum": self.bn_momentum,
+            "bn_momentum": backbone_bn_momentum(self.opts.model, start=self.start),
             "class_weights": None if weights is None else weights.tolist(),
             "rng": rng,
             "num_threads": torch.get_num_threads(),

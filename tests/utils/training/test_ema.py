@@ -118,9 +118,3 @@ def test_without_an_average_in_the_checkpoint_it_starts_from_the_present_weights
     ema.load({"model_state": {}})
     assert ema.updates == 0
     assert all(torch.equal(value, before[key]) for key, value in ema.model.state_dict().items())
-
-
-@pytest.mark.parametrize("decay", [1.0, -0.1, 2.0])
-def test_a_decay_out_of_range_is_an_error(decay: float) -> None:
-    with pytest.raises(ValueError, match="must be above 0 and below 1"):
-        Ema(small(), decay)
