@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from http.client import HTTPException
 from pathlib import Path
 
-from torchvision.datasets.utils import check_integrity, download_url
-
 from datasets.files import DataError
 
 
@@ -32,8 +30,7 @@ def download_and_unpack(
         )
     try:
         root.mkdir(parents=True, exist_ok=True)
-        if not check_integrity(archive, md5):
-            _fetch(url, archive, md5=md5)
+        _fetch(url, archive, md5=md5)
     except (OSError, RuntimeError, HTTPException) as error:
         raise FileNotFoundError(
             f"could not download {url}: {_one_line(error)}; try again, or fetch it by hand and "
@@ -49,6 +46,10 @@ def download_and_unpack(
 
 
 def _fetch(url: str, archive: Path, *, md5: str) -> None:
+    from torchvision.datasets.utils import check_integrity, download_url  # takes a second
+
+    if check_integrity(archive, md5):
+        return
     archive.unlink(missing_ok=True)
     download_url(url, archive.parent, filename=archive.name)
     if not check_integrity(archive, md5):

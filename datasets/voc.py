@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from torchvision.datasets.voc import DATASET_YEAR_DICT
 
 from datasets.archive import download_and_unpack
 from datasets.base import FileDataset, Transform
@@ -155,6 +154,8 @@ def download_voc(root: Path, year: str, image_set: str) -> None:
     base = root / FOLDERS[year]
     if _split_file(base, image_set).is_file():
         return
+    from torchvision.datasets.voc import DATASET_YEAR_DICT  # takes a second, and few runs need it
+
     key = "2007-test" if image_set == "test" else year.removesuffix("_aug")
     archive = DATASET_YEAR_DICT[key]
     download_and_unpack(

@@ -15,11 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import huggingface_hub
 import torch
-import torchvision
-from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.utils import logging as hub_logging
 
 from ..backbone import Weights
 
@@ -63,9 +59,9 @@ def fetch(weights: Weights, name: str) -> Path:
 
 def _reason(error: Exception) -> str:
     """What went wrong, as a part of a sentence."""
-    response = getattr(error, "response", None)
-    if isinstance(error, HfHubHTTPError) and response is not None:
-        return f"its server answers {response.status_code}"
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is not None:
+        return f"its server answers {status}"
     first_line = next(iter(str(error).strip().splitlines()), "")
     return f"could not be fetched ({first_line or type(error).__name__})"
 
@@ -80,6 +76,9 @@ def _command(weights: Weights) -> str:
 
 def _from_hub(weights: Weights) -> Path:
     """A file of a hub repository."""
+    import huggingface_hub  # takes a second, and few runs need it
+    from huggingface_hub.utils import logging as hub_logging
+
     # It logs every attempt; our error has what matters of them.
     hub_logging.set_verbosity_error()
     place, revision = (weights.source, weights.file), weights.revision
@@ -99,7 +98,11 @@ def _from_hub(weights: Weights) -> Path:
 
 def url_of(source: str) -> str:
     """The URL of weights that torchvision names; a URL stays as it is."""
-    return source if source.startswith("https://") else torchvision.models.get_weight(source).url
+    if source.startswith("https://"):
+        return source
+    import torchvision  # takes a second, and few runs need it
+
+    return torchvision.models.get_weight(source).url
 
 
 def _from_url(weights: Weights) -> Path:
