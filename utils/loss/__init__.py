@@ -2,4 +2,4 @@
 
 from .criterion import Criterion
 from .focal_loss import FocalLoss
-from .table import LOSSES, options_of, parse_loss
+from .table import LOSSES, parse_loss

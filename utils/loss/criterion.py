@@ -9,14 +9,12 @@ The parts are the micro-batches of all processes and accumulation steps of one o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from functools import partial
 from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
-
-from utils.utils import IGNORE_INDEX
 
 from .bands import banded_sum, upsample
 from .functions import check_class_weights, labeled_weight, mean_from_sums
@@ -44,25 +42,15 @@ class Criterion(nn.Module):
         options: Mapping[str, float] = MappingProxyType({}),
         class_weights: Tensor | None = None,
         aux_weight: float = 0.0,
-        ignore_index: int = IGNORE_INDEX,
     ) -> None:
         super().__init__()
         factors = parse_loss(loss_type)
-        if not 0 <= aux_weight < math.inf:
-            raise ValueError(f"the auxiliary loss weight is {aux_weight}; give a number >= 0")
         # In the table's order: the order in loss_type doesn't change how the result is rounded.
         self.factors = {name: factors[name] for name in LOSSES if name in factors}
         self.kinds = {LOSSES[name].kind for name in factors}
         self.options = dict(options)
         self.aux_weight = aux_weight
-        self.ignore_index = ignore_index
         self.register_buffer("weight", check_class_weights(class_weights), persistent=False)
-        self._try_options()
-
-    def _try_options(self) -> None:
-        """Call every function once, on one pixel: a bad option is an error now, not in training."""
-        num_classes = 2 if self.weight is None else len(self.weight)
-        self(torch.zeros(1, num_classes, 1, 1), torch.zeros(1, 1, 1, dtype=torch.uint8))
 
     def count(self, labels: Tensor) -> Tensor:
         """What pixel losses are divided by: the labeled pixels, or the sum of their class weights.
@@ -70,7 +58,7 @@ class Criterion(nn.Module):
         A float64 scalar (float32 on MPS), ready to be added over processes and accumulation steps.
         It does not wait for the device.
         """
-        return labeled_weight(labels, self.weight, ignore_index=self.ignore_index)
+        return labeled_weight(labels, self.weight)
 
     def forward(
         self,
@@ -105,31 +93,25 @@ class Criterion(nn.Module):
                 "they must be (N, C, h, w) and (N, H, W)"
             )
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        loss = logits.new_zeros(())
+        loss = zero = logits.new_zeros(())
         if Kind.PIXELS in self.kinds:
-            total = banded_sum(logits, labels, self._pixel_sum)
+            total = banded_sum(logits, labels, partial(self._add, zero, Kind.PIXELS))
             loss = loss + mean_from_sums(total, count)
         if self.kinds != {Kind.PIXELS}:
-            values = self._values(Kind.BANDED_SET, logits, labels)
+            value = self._add(zero, Kind.BANDED_SET, logits, labels)
             if Kind.SET in self.kinds:
                 # Softmax would copy full-size logits in channels_last.
                 full = upsample(logits.contiguous(), (labels.shape[1], labels.shape[2]))
-                values += self._values(Kind.SET, full, labels)
-            share = mean_from_sums(own, count).to(logits.dtype)
-            loss = loss + share * sum(values, logits.new_zeros(()))
+                value = self._add(value, Kind.SET, full, labels)
+            loss = loss + mean_from_sums(own, count).to(logits.dtype) * value
         return loss
 
-    def _pixel_sum(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return sum(self._values(Kind.PIXELS, logits, labels), logits.new_zeros(()))
-
-    def _values(self, kind: Kind, logits: Tensor, labels: Tensor) -> list[Tensor]:
-        """The value of each loss of this kind in the mix, times its factor."""
+    def _add(self, total: Tensor, kind: Kind, logits: Tensor, labels: Tensor) -> Tensor:
+        """`total` plus the value of each loss of this kind in the mix, times its factor."""
         options: dict[str, float | Tensor | None] = {**self.options, "class_weights": self.weight}
-        values = []
         for name, factor in self.factors.items():
             loss = LOSSES[name]
             if loss.kind is kind:
                 given = {name: options[name] for name in loss.options & options.keys()}
-                value = loss.function(logits, labels, ignore_index=self.ignore_index, **given)
-                values.append(factor * value)
-        return values
+                total = total + factor * loss.function(logits, labels, **given)
+        return total

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 
 from utils.utils import IGNORE_INDEX
 
-from .functions import (
-    check_class_weights,
-    check_focal,
-    focal_sum,
-    labeled_weight,
-    mean_from_sums,
-)
+from .functions import check_class_weights, focal_sum, labeled_weight, mean_from_sums
 
 
 class FocalLoss(nn.Module):
@@ -34,7 +30,10 @@ class FocalLoss(nn.Module):
         weight: Tensor | None = None,
     ) -> None:
         super().__init__()
-        check_focal(gamma=gamma, alpha=alpha)
+        if not (0 <= gamma < math.inf and 0 < alpha < math.inf):
+            raise ValueError(
+                f"focal loss got gamma {gamma} and alpha {alpha}; gamma must be >= 0 and alpha > 0"
+            )
         self.alpha = alpha
         self.gamma = gamma
         self.size_average = size_average

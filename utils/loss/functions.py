@@ -52,7 +52,9 @@ def _checked(
     return logits, labels.long(), None if weight is None else weight.to(logits)
 
 
-def labeled_weight(labels: Tensor, weight: Tensor | None, *, ignore_index: int) -> Tensor:
+def labeled_weight(
+    labels: Tensor, weight: Tensor | None, *, ignore_index: int = IGNORE_INDEX
+) -> Tensor:
     """The number of labeled pixels, or the sum of their class weights.
 
     The result is float64, but float32 on MPS, which has no float64. The call does not wait for the
@@ -77,32 +79,21 @@ def cross_entropy_sum(
     *,
     class_weights: Tensor | None = None,
     label_smoothing: float = 0.0,
-    ignore_index: int = IGNORE_INDEX,
 ) -> Tensor:
     """The sum of the cross entropy over labeled pixels; divide it by `labeled_weight` for the mean.
 
     `logits` (N,C,...) have any float type, `labels` (N,...) any integer type. Class weights and
     smoothing are those of torch.nn.functional.cross_entropy.
     """
-    if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"label smoothing is {label_smoothing}; give a number from 0 to 1")
     logits, labels, weight = _checked(logits, labels, class_weights)
     return F.cross_entropy(
         logits,
         labels,
         weight=weight,
-        ignore_index=ignore_index,
+        ignore_index=IGNORE_INDEX,
         reduction="sum",
         label_smoothing=label_smoothing,
     )
-
-
-def check_focal(*, gamma: float, alpha: float) -> None:
-    """Raise ValueError for values that do not make a focal loss."""
-    if not (0 <= gamma < float("inf") and 0 < alpha < float("inf")):
-        raise ValueError(
-            f"focal loss got gamma {gamma} and alpha {alpha}; gamma must be >= 0 and alpha > 0"
-        )
 
 
 def focal_sum(
@@ -118,7 +109,6 @@ def focal_sum(
 
     Lin et al., Focal Loss for Dense Object Detection, 2017, with the softmax's p_y.
     """
-    check_focal(gamma=focal_gamma, alpha=focal_alpha)
     logits, labels, weight = _checked(logits, labels, class_weights)
     # Ignored pixels are 0 here and have zero gradient.
     cross_entropy = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
@@ -130,12 +120,10 @@ def focal_sum(
     return focal.sum()
 
 
-def label_probability(
-    logits: Tensor, labels: Tensor, *, ignore_index: int = IGNORE_INDEX
-) -> Tensor:
+def label_probability(logits: Tensor, labels: Tensor) -> Tensor:
     """The softmax's p_y of every pixel (N,...); it is 1 at ignored pixels."""
     logits, labels, _ = _checked(logits, labels)
-    return (-F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")).exp()
+    return (-F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="none")).exp()
 
 
 def _as_integers(values: Tensor) -> Tensor:
@@ -149,7 +137,6 @@ def hard_labels(
     *,
     threshold: float = 0.7,
     min_kept: float = 1 / 16,
-    ignore_index: int = IGNORE_INDEX,
 ) -> Tensor:
     """`labels` with the easy pixels ignored: online hard example mining.
 
@@ -158,12 +145,12 @@ def hard_labels(
     Shrivastava et al., Training Region-based Object Detectors with OHEM, 2016. The numbers 0.7 and
     1/16 are customary for pixels since BiSeNet (Yu et al., 2018).
     """
-    labeled = labels != ignore_index
+    labeled = labels != IGNORE_INDEX
     ordered = _as_integers(torch.where(labeled, probability, torch.inf).flatten()).sort().values
     last_kept = ((labeled.sum() * min_kept).ceil().long() - 1).clamp(min=0)
     hardest = ordered.gather(0, last_kept[None]).view(probability.dtype)
     kept = (probability < threshold) | (probability <= hardest)
-    return torch.where(kept, labels, ignore_index)
+    return torch.where(kept, labels, IGNORE_INDEX)
 
 
 def ohem_loss(
@@ -172,23 +159,18 @@ def ohem_loss(
     *,
     class_weights: Tensor | None = None,
     label_smoothing: float = 0.0,
-    ignore_index: int = IGNORE_INDEX,
 ) -> Tensor:
     """The mean cross entropy of the pixels that `hard_labels` keeps.
 
     `logits` (N,C,h,w) are smaller than `labels` (N,H,W). They are upsampled twice, in bands:
     to find the hard pixels, and for the loss.
     """
-    probability = banded_map(logits, labels, partial(label_probability, ignore_index=ignore_index))
-    hard = hard_labels(probability, labels, ignore_index=ignore_index)
+    hard = hard_labels(banded_map(logits, labels, label_probability), labels)
     pixel_sum = partial(
-        cross_entropy_sum,
-        class_weights=class_weights,
-        label_smoothing=label_smoothing,
-        ignore_index=ignore_index,
+        cross_entropy_sum, class_weights=class_weights, label_smoothing=label_smoothing
     )
-    count = labeled_weight(hard, class_weights, ignore_index=ignore_index)
-    return mean_from_sums(banded_sum(logits, hard, pixel_sum), count)
+    total = banded_sum(logits, hard, pixel_sum)
+    return mean_from_sums(total, labeled_weight(hard, class_weights))
 
 
 def _classes_by_pixel(labels: Tensor, num_classes: int) -> Tensor:
@@ -202,14 +184,15 @@ def _mean_of_present(values: Tensor, present: Tensor) -> Tensor:
     return mean_from_sums((values * present).sum(), present.sum())
 
 
-def dice_loss(logits: Tensor, labels: Tensor, *, ignore_index: int = IGNORE_INDEX) -> Tensor:
+def dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """1 - 2 sum(p y) / (sum(p) + sum(y)) over labeled pixels, averaged over the classes present.
 
     Milletari et al., V-Net, 2016, but without the squares, as in Sudre et al., 2017.
     """
     logits, labels, _ = _checked(logits, labels)
-    truth = _classes_by_pixel(labels, logits.shape[1]) & (labels != ignore_index).unsqueeze(1)
-    probability = logits.softmax(dim=1) * (labels != ignore_index).unsqueeze(1)
+    labeled = (labels != IGNORE_INDEX).unsqueeze(1)
+    truth = _classes_by_pixel(labels, logits.shape[1]) & labeled
+    probability = logits.softmax(dim=1) * labeled
     pixels = [0, *range(2, logits.ndim)]
     sizes = truth.sum(pixels)  # (C,)
     overlap = (probability * truth).sum(pixels)
@@ -236,15 +219,13 @@ def _lovasz_slopes(errors: Tensor, truth: Tensor, labeled: Tensor) -> Tensor:
     return torch.empty_like(errors).index_copy_(0, order, slopes)
 
 
-def lovasz_softmax_loss(
-    logits: Tensor, labels: Tensor, *, ignore_index: int = IGNORE_INDEX
-) -> Tensor:
+def lovasz_softmax_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """The Lovasz extension of 1 - IoU, averaged over the classes present in the batch.
 
     Berman et al., The Lovasz-Softmax Loss, 2018. The pixels of all images form one set.
     """
     logits, labels, _ = _checked(logits, labels)
-    labeled = labels != ignore_index
+    labeled = labels != IGNORE_INDEX
     truth = _classes_by_pixel(labels, logits.shape[1]) & labeled.unsqueeze(1)
     present = truth.sum([0, *range(2, logits.ndim)]) > 0  # (C,)
     probability = logits.softmax(dim=1)

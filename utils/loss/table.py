@@ -23,7 +23,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Loss:
-    """One loss: `function(logits, labels, ignore_index=...)` gives a scalar.
+    """One loss: `function(logits, labels)` gives a scalar, to which ignored pixels add nothing.
 
     Each of `options` is the name of a command-line option, which the function takes as a keyword
     of that name; "class_weights" comes as a tensor (C,) or None.
@@ -68,8 +68,3 @@ def parse_loss(loss_type: str) -> dict[str, float]:
                 f"give a number above 0, as in {name}:0.5"
             )
     return factors
-
-
-def options_of(loss_type: str) -> set[str]:
-    """The names of the options that change this loss or mix of losses."""
-    return set().union(*(LOSSES[name].options for name in parse_loss(loss_type)))

@@ -193,7 +193,9 @@ class OptimOptions:
     focal_gamma: float = option(
         2.0, "exponent of the focal loss; 0, the predecessor's, gives cross entropy", FACTOR
     )
-    focal_alpha: float = option(1.0, "factor of the focal loss", FACTOR)
+    focal_alpha: float = option(
+        1.0, "factor of the focal loss", Value("FACTOR", 0, 1000, excluded=(0,))
+    )
     class_weights: str = option(
         "none",
         "loss weight of each class: none, auto (median frequency, counted once), or a file with "

@@ -285,10 +285,3 @@ def test_outputs() -> None:
         with_aux(both, labels), plain(logits, labels) + 0.4 * plain(aux, labels)
     )
     assert torch.equal(with_aux(logits, labels), plain(logits, labels))
-
-
-def test_other_ignore_index() -> None:
-    logits, labels = random_batch(13)
-    moved = torch.where(labels == 255, 7, labels)
-    expected = Criterion(MIX)(logits, labels)
-    assert torch.equal(Criterion(MIX, ignore_index=7)(logits, moved), expected)

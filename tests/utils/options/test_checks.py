@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from datasets import DATASETS
-from utils.loss import LOSSES, options_of
+from utils.loss import LOSSES
 from utils.options import changes_on_resume, check_options, flat, parse_main, without_effect
 from utils.options.checks import condition
 from utils.options.programs import fields
@@ -96,7 +96,7 @@ def test_options_of_other_versions_are_no_change() -> None:
 
 @pytest.mark.parametrize("user", [*DATASETS, *LOSSES])
 def test_what_a_data_set_or_a_loss_uses_is_an_option(user: str) -> None:
-    used = DATASETS[user].options if user in DATASETS else options_of(user)
+    used = DATASETS[user].options if user in DATASETS else LOSSES[user].options
     assert set(used) <= set(flat(parse_main([])))
 
 
