@@ -6,9 +6,7 @@ same batches as an uninterrupted run from step k on, with any number of loader p
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -19,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datasets.base import SampleKey, SegmentationDataset
 from datasets.loader.workers import as_worker_error
+from utils.runtime.signals import ignore_interrupts
 
 Sample = tuple[int, Tensor, Tensor]  # its index in the data set, image, label
 
@@ -110,39 +109,23 @@ class WatchedLoader(DataLoader):
             raise death from error
 
 
-WorkerStart = Callable[[int], None]
-
-
-def start_worker(worker_id: int, *, then: WorkerStart | None = None) -> None:
-    """Set up a loader process: one thread, and Ctrl-C is left to the main process.
-
-    SIGTERM still ends it: the DataLoader has replaced the handlers of a forked process.
-    """
+def start_worker(worker_id: int) -> None:
+    """Set up a loader process: one thread, and signals are left to the main process."""
     torch.set_num_threads(1)
     cv2.setNumThreads(0)  # no threads but the calling one
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if then is not None:
-        then(worker_id)
+    ignore_interrupts()
 
 
 def train_loader(
-    dataset: SegmentationDataset,
-    sampler: TrainSampler,
-    *,
-    num_workers: int,
-    pin_memory: bool,
-    worker_init: WorkerStart | None = None,
+    dataset: SegmentationDataset, sampler: TrainSampler, *, num_workers: int, pin_memory: bool
 ) -> DataLoader:
-    """Batches (uint8 (N,3,H,W), uint8 (N,H,W)) in the order of the sampler.
-
-    `worker_init` is called with its number in each loader process once threads and signals are set.
-    """
+    """Batches (uint8 (N,3,H,W), uint8 (N,H,W)) in the order of the sampler."""
     return WatchedLoader(
         dataset,
         batch_sampler=sampler,
         num_workers=num_workers,
         pin_memory=pin_memory,
-        worker_init_fn=partial(start_worker, then=worker_init),
+        worker_init_fn=start_worker,
         generator=own_generator(),
     )
 
@@ -154,12 +137,11 @@ def val_loader(
     batch_size: int,
     num_workers: int,
     pin_memory: bool,
-    worker_init: WorkerStart | None = None,
 ) -> DataLoader:
     """The samples `indices` in order, as lists of up to `batch_size` (index, image, label).
 
     Samples that are None are left out, so a list may be empty. The processes stay for the next
-    iteration. `worker_init` is as for `train_loader`.
+    iteration.
     """
     return WatchedLoader(
         _Numbered(dataset),
@@ -170,6 +152,6 @@ def val_loader(
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         pin_memory=pin_memory,
-        worker_init_fn=partial(start_worker, then=worker_init),
+        worker_init_fn=start_worker,
         generator=own_generator(),
     )

@@ -45,7 +45,7 @@ class RunFiles:
 
     @property
     def earlier(self) -> list[Path]:
-        """The checkpoints before :attr:`latest` that are kept, newest first."""
+        """The checkpoints before `latest` that are kept, newest first."""
         return list(self._numbered().values())
 
     def _numbered(self) -> dict[int, Path]:
@@ -85,13 +85,14 @@ class RunFiles:
             shutil.rmtree(self.folder)
         for path in self._checkpoints():
             path.unlink(missing_ok=True)
-        self.delete_leftovers()
 
     def delete_leftovers(self) -> None:
-        """Delete what killed saves left."""
+        """Delete what killed saves left, of checkpoints and in the run's folder."""
         for path in (self.latest, self._before_latest, self.best):
             for left in leftovers(path):
                 left.unlink(missing_ok=True)
+        for left in self.folder.rglob(".*.????????.????????.tmp"):
+            left.unlink()
 
     def make_latest(self, start: Path) -> None:
         """Make `start`, if it is an earlier latest checkpoint, the latest.

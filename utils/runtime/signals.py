@@ -53,12 +53,12 @@ class StopSignal:
         self.name = self.name or signal.Signals(number).name
 
 
-def ignore_interrupts(worker_id: int = 0) -> None:
+def ignore_interrupts() -> None:
     """Keep a loader's worker process alive when its whole process group is asked to stop.
 
     Ctrl-C in a terminal, torchrun and Slurm signal the whole group, but the run needs its workers
     until it has saved. SIGTERM from the parent still ends the worker, since that is how torch ends
-    one that hangs. For `worker_init_fn`.
+    one that hangs.
     """
     for name in NAMES:
         if name != "SIGTERM" and hasattr(signal, name):

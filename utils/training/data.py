@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,7 +27,6 @@ from utils import options
 from utils.ext_transforms import train_transform, val_transform
 from utils.runtime.console import say
 from utils.runtime.distributed import World
-from utils.runtime.signals import ignore_interrupts
 from utils.training.start import StartPoint
 from utils.utils import mkdir
 
@@ -78,7 +76,6 @@ class RunData:
             self.train_sampler(start_step),
             num_workers=self.num_workers,
             pin_memory=self.world.device.type == "cuda",
-            worker_init=ignore_interrupts,
         )
 
     @cached_property
@@ -91,7 +88,6 @@ class RunData:
             batch_size=data.val_batch_size or (4 if data.crop_val else 1),
             num_workers=self.num_workers,
             pin_memory=self.world.device.type == "cuda",
-            worker_init=ignore_interrupts,
         )
 
     def names_in_step(self, step: int) -> list[str]:
@@ -177,7 +173,7 @@ def build_datasets(opts: options.Options, *, world: World) -> dict[str, Segmenta
     reserved = 0  # bytes of the disk that the caches before this one will take
     for dataset in made.values():
         dataset.skip_bad_files = data.skip_bad_files
-        if data.cache and isinstance(dataset, FileDataset):
+        if data.cache and not data.check_data and isinstance(dataset, FileDataset):
             dataset.cache = SampleCache(Path(data.cache), dataset, reserved=reserved)
             reserved += dataset.cache.missing_bytes
     return made
@@ -228,7 +224,6 @@ def _brief_check(sets: Mapping[str, SegmentationDataset], data: options.DataOpti
 
 def check_data(opts: options.Options) -> int:
     """Run --check_data; returns the exit code."""
-    opts = dataclasses.replace(opts, data=dataclasses.replace(opts.data, cache=None))
     world = World(0, 1, torch.device("cpu"))
     sets = _by_split(build_datasets(opts, world=world), opts.data.train_split)
     workers = opts.data.num_workers

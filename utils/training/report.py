@@ -161,13 +161,11 @@ def report_validation(
 
 def start_trackers(run: Run) -> Trackers:
     """History and dashboard of the main process, which makes the run's folder; else no tracker."""
-    opts, start = run.opts, run.start
-    trackers: list[Tracker] = []
-    past: list[dict] = []
     if not run.world.is_main:
         return Trackers()
+    opts, trackers, past = run.opts, list[Tracker](), list[dict]()
     if not opts.run.test_only:
-        resume_step = start.step if start.resumes else None
+        resume_step = run.start.step if run.start.resumes else None
         trackers.append(History(run.files.history, resume_step=resume_step))
         past = history.read(run.files.history)
     if opts.vis.enable_vis:

@@ -171,13 +171,16 @@ def test_the_runs_own_files_and_no_others(tmp_path: Path) -> None:
     others = [tmp_path / name for name in ("latest_r2.1.pth", "latest_r.x.pth", "other.tmp")]
     for path in others:
         path.touch()
-    own = [killed_write(path) for path in (files.latest, files.earlier[0], files.best)]
+    picture = files.folder / "results" / "street" / "1_pred.png"
+    picture.parent.mkdir(parents=True)
+    picture.touch()
+    own = [killed_write(path) for path in (files.latest, files.earlier[0], files.best, picture)]
     others.append(killed_write(tmp_path / "latest_r2.pth"))
     assert all(map(files.owns, (files.latest, *files.earlier, files.best)))
     assert not any(map(files.owns, others))
     files.delete_leftovers()
     assert not any(path.exists() for path in own)
-    assert len(files.earlier) == 1
+    assert len(files.earlier) == 1 and picture.exists()
     files.delete_run()
     assert sorted(tmp_path.iterdir()) == sorted(others)
 

@@ -72,7 +72,8 @@ def test_nothing_is_installed_outside_the_main_thread() -> None:
 LOADER = """
 import os, signal, subprocess, time
 from torch.utils.data import DataLoader
-from utils.runtime.signals import StopSignal, ignore_interrupts
+from datasets.loader.loaders import start_worker
+from utils.runtime.signals import StopSignal
 
 class Slow:
     def __len__(self): return 40
@@ -83,7 +84,7 @@ class Slow:
 if __name__ == "__main__":
     seen = []
     with StopSignal() as stop:
-        options = dict(num_workers=2, persistent_workers=True, worker_init_fn=INIT)
+        options = dict(num_workers=2, persistent_workers=True, worker_init_fn=start_worker)
         loader = DataLoader(Slow(), batch_size=2, **options)
         for number, batch in enumerate(loader):
             seen += batch.tolist()
@@ -100,10 +101,9 @@ if __name__ == "__main__":
 """
 
 
-def run_loader(name: str, init: str) -> tuple[int, str, str]:
-    code = LOADER.replace("NAME", name).replace("INIT", init)
+def run_loader(name: str) -> tuple[int, str, str]:
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", LOADER.replace("NAME", name)],
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -119,6 +119,6 @@ def run_loader(name: str, init: str) -> tuple[int, str, str]:
     "name", ["SIGTERM", *(pytest.param(n, marks=pytest.mark.slow) for n in ("SIGINT", "SIGUSR1"))]
 )
 def test_workers_outlive_what_their_whole_group_gets(name: str) -> None:
-    code, output, error = run_loader(name, "ignore_interrupts")
+    code, output, error = run_loader(name)
     assert (code, error) == (0, "")
     assert output == "ended 0\n"
