@@ -17,30 +17,6 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
-def parameter_groups(
-    model: network.DeepLabV3, *, lr: float, backbone_lr_mult: float, no_decay_norm_bias: bool
-) -> list[dict[str, Any]]:
-    """The backbone's parameters, then all others, which learn at `lr`.
-
-    The order is the predecessor's, so that its optimizer states fit. With `no_decay_norm_bias` each
-    of the two is split: weights, then biases and the scales and shifts of normalization layers
-    (what has one dimension at most), which get no weight decay.
-    """
-    backbone = list(model.backbone.parameters())
-    own = set(map(id, backbone))
-    head = [parameter for parameter in model.parameters() if id(parameter) not in own]
-    groups = []
-    for parameters, group_lr in ((backbone, backbone_lr_mult * lr), (head, lr)):
-        if not no_decay_norm_bias:
-            groups.append({"params": parameters, "lr": group_lr})
-            continue
-        weights = [parameter for parameter in parameters if parameter.ndim > 1]
-        others = [parameter for parameter in parameters if parameter.ndim <= 1]
-        groups.append({"params": weights, "lr": group_lr})
-        groups.append({"params": others, "lr": group_lr, "weight_decay": 0.0})
-    return groups
-
-
 def create_optimizer(
     name: str,
     model: network.DeepLabV3,
@@ -53,10 +29,21 @@ def create_optimizer(
 ) -> torch.optim.Optimizer:
     """Build the optimizer `name` of OPTIMIZERS; the last group's lr is the head's.
 
-    `fused` is one kernel for the whole update. `OptimizerStep` can skip that on the device.
+    The backbone's parameters come first, then all others: the predecessor's order, so that its
+    optimizer states fit. With `no_decay_norm_bias` each of the two is split: weights, then biases
+    and the scales and shifts of normalization layers (what has one dimension at most), which get no
+    weight decay. `fused` is one kernel for the whole update. `OptimizerStep` can skip that on the
+    device.
     """
-    groups = parameter_groups(
-        model, lr=lr, backbone_lr_mult=backbone_lr_mult, no_decay_norm_bias=no_decay_norm_bias
-    )
+    backbone = list(model.backbone.parameters())
+    own = set(map(id, backbone))
+    head = [parameter for parameter in model.parameters() if id(parameter) not in own]
+    groups: list[dict[str, Any]] = []
+    for parameters, group_lr in ((backbone, backbone_lr_mult * lr), (head, lr)):
+        weights = [p for p in parameters if p.ndim > 1 or not no_decay_norm_bias]
+        groups.append({"params": weights, "lr": group_lr})
+        if no_decay_norm_bias:
+            others = [p for p in parameters if p.ndim <= 1]
+            groups.append({"params": others, "lr": group_lr, "weight_decay": 0.0})
     kernel = fused or None  # None: torch chooses among the others
     return OPTIMIZERS[name](groups, lr=lr, weight_decay=weight_decay, fused=kernel)

@@ -174,9 +174,8 @@ def ohem_loss(
 
 
 def _classes_by_pixel(labels: Tensor, num_classes: int) -> Tensor:
-    """Which pixels are labeled as which class: bool (N,C,...)."""
-    classes = torch.arange(num_classes, device=labels.device)
-    return labels.unsqueeze(1) == classes.view(-1, *[1] * (labels.ndim - 1))
+    """Which pixels are labeled as which class: bool (N,C,H,W); ignored pixels are of no class."""
+    return labels.unsqueeze(1) == torch.arange(num_classes, device=labels.device).view(-1, 1, 1)
 
 
 def _mean_of_present(values: Tensor, present: Tensor) -> Tensor:
@@ -190,14 +189,12 @@ def dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
     Milletari et al., V-Net, 2016, but without the squares, as in Sudre et al., 2017.
     """
     logits, labels, _ = _checked(logits, labels)
-    labeled = (labels != IGNORE_INDEX).unsqueeze(1)
-    truth = _classes_by_pixel(labels, logits.shape[1]) & labeled
-    probability = logits.softmax(dim=1) * labeled
-    pixels = [0, *range(2, logits.ndim)]
-    sizes = truth.sum(pixels)  # (C,)
-    overlap = (probability * truth).sum(pixels)
+    truth = _classes_by_pixel(labels, logits.shape[1])
+    probability = logits.softmax(dim=1) * (labels != IGNORE_INDEX).unsqueeze(1)
+    sizes = truth.sum((0, 2, 3))  # (C,)
+    overlap = (probability * truth).sum((0, 2, 3))
     # An absent class does not count below; the clamp keeps its quotient finite.
-    extent = (probability.sum(pixels) + sizes).clamp(min=torch.finfo(logits.dtype).tiny)
+    extent = (probability.sum((0, 2, 3)) + sizes).clamp(min=torch.finfo(logits.dtype).tiny)
     return _mean_of_present(1 - 2 * overlap / extent, sizes > 0)
 
 
@@ -226,8 +223,8 @@ def lovasz_softmax_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """
     logits, labels, _ = _checked(logits, labels)
     labeled = labels != IGNORE_INDEX
-    truth = _classes_by_pixel(labels, logits.shape[1]) & labeled.unsqueeze(1)
-    present = truth.sum([0, *range(2, logits.ndim)]) > 0  # (C,)
+    truth = _classes_by_pixel(labels, logits.shape[1])
+    present = truth.sum((0, 2, 3)) > 0  # (C,)
     probability = logits.softmax(dim=1)
     slopes = torch.zeros_like(probability, memory_format=torch.contiguous_format)
     with torch.no_grad():
@@ -242,4 +239,4 @@ def lovasz_softmax_loss(logits: Tensor, labels: Tensor) -> Tensor:
             ).view_as(errors)
     # The slopes change only with the order of the errors, so the loss is linear in the errors.
     errors = torch.where(truth, 1 - probability, probability)
-    return _mean_of_present((errors * slopes).sum([0, *range(2, logits.ndim)]), present)
+    return _mean_of_present((errors * slopes).sum((0, 2, 3)), present)

@@ -91,7 +91,7 @@ class RunFiles:
         for path in (self.latest, self._before_latest, self.best):
             for left in leftovers(path):
                 left.unlink(missing_ok=True)
-        for left in self.folder.rglob(".*.????????.????????.tmp"):
+        for left in self.folder.rglob(".*.tmp"):
             left.unlink()
 
     def make_latest(self, start: Path) -> None:
