@@ -55,9 +55,11 @@ def create_dataset(
             f"dataset {name} has no split {split!r}; it has {', '.join(dataset.splits)}"
         )
     own = {option: options[option] for option in dataset.options if option in options}
-    return dataset.create(
-        split, root=root, transform=transform, seed=seed, allow_missing=allow_missing, **own
-    )
+    created = dataset.create(split, root=root, allow_missing=allow_missing, **own)
+    created.seed = seed
+    if transform is not None:
+        created.transform = transform
+    return created
 
 
 def _look_up(name: str, root: Path, options: Mapping[str, Any]) -> type[SegmentationDataset]:

@@ -50,11 +50,11 @@ class SegmentationDataset(Dataset):
     options: ClassVar[tuple[str, ...]] = ()  # names of options that `create` takes
     color_jitter: ClassVar[float] = 0.0  # default of --color_jitter
     how_to_get: ClassVar[str | None] = None  # for the error without data_root; None: no files
+    seed: int = 0  # of the augmentation
     _bad: Tensor | None = None  # (number of samples,) uint8 in shared memory: 1 is bad
 
-    def __init__(self, *, transform: Transform | None = None, seed: int = 0) -> None:
+    def __init__(self, *, transform: Transform | None = None) -> None:
         self.transform = transform if transform is not None else _to_tensors
-        self.seed = seed
         self.notes: list[str] = []  # what the user should know about how it was built
 
     def __len__(self) -> int:
@@ -69,15 +69,7 @@ class SegmentationDataset(Dataset):
         raise NotImplementedError
 
     @classmethod
-    def create(
-        cls,
-        split: str,
-        *,
-        root: Path,
-        transform: Transform | None,
-        seed: int,
-        allow_missing: bool,
-    ) -> SegmentationDataset:
+    def create(cls, split: str, *, root: Path, allow_missing: bool) -> SegmentationDataset:
         """Build for `create_dataset`; a subclass adds the parameters named in `options`.
 
         With `allow_missing`, files may be missing as long as one sample is complete.
@@ -174,11 +166,10 @@ class FileDataset(SegmentationDataset):
         names: Sequence[str],
         *,
         transform: Transform | None = None,
-        seed: int = 0,
         hint: str = "",
         allow_missing: bool = False,
     ) -> None:
-        super().__init__(transform=transform, seed=seed)
+        super().__init__(transform=transform)
         if not images:
             raise ValueError(f"the data set holds no image{hint and f'; {hint}'}")
         if not (allow_missing and _any_complete(images, labels)):

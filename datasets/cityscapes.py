@@ -111,7 +111,6 @@ class Cityscapes(FileDataset):
         target_type: str = "semantic",
         transform: Transform | None = None,
         *,
-        seed: int = 0,
         allow_missing: bool = False,
     ) -> None:
         _check_arguments(split, mode, target_type)
@@ -129,7 +128,6 @@ class Cityscapes(FileDataset):
             labels,
             [f"{path.parent.name}/{path.stem}" for path in images],
             transform=transform,
-            seed=seed,
             hint=f"{LAYOUT}; looked in {Path(root) / 'leftImg8bit'} for {' and '.join(parts)}",
             allow_missing=allow_missing,
         )
@@ -140,14 +138,7 @@ class Cityscapes(FileDataset):
 
     @classmethod
     def create(
-        cls,
-        split: str,
-        *,
-        root: Path,
-        transform: Transform | None,
-        seed: int,
-        allow_missing: bool,
-        download: bool = False,
+        cls, split: str, *, root: Path, allow_missing: bool, download: bool = False
     ) -> Cityscapes:
         """As `__init__`; train_extra has coarse labels, the other splits have fine ones."""
         mode = "coarse" if split == "train_extra" else "fine"
@@ -159,7 +150,7 @@ class Cityscapes(FileDataset):
                 f"{' and '.join(archives)} from cityscapes-dataset.com and unpack them "
                 f"in {root}"
             )
-        return cls(root, split, mode, transform=transform, seed=seed, allow_missing=allow_missing)
+        return cls(root, split, mode, allow_missing=allow_missing)
 
 
 def _check_arguments(split: str, mode: str, target_type: str) -> None:

@@ -42,7 +42,7 @@ Rng = np.random.Generator
 class Shapes(SegmentationDataset):
     """`length` pictures of `size` (H, W) with a few figures each; `split` is train or val.
 
-    `seed` is for the augmentation only: the pictures of a split never change.
+    The pictures of a split never change.
     """
 
     facts = ClassFacts(
@@ -57,11 +57,10 @@ class Shapes(SegmentationDataset):
         split: str = "train",
         *,
         transform: Transform | None = None,
-        seed: int = 0,
         size: tuple[int, int] = (128, 160),
         length: int | None = None,
     ) -> None:
-        super().__init__(transform=transform, seed=seed)
+        super().__init__(transform=transform)
         if split not in LENGTHS:
             raise ValueError(f"unknown split {split!r}; allowed: {', '.join(LENGTHS)}")
         if min(size) < 32:
@@ -73,16 +72,8 @@ class Shapes(SegmentationDataset):
         self.length = LENGTHS[split] if length is None else length
 
     @classmethod
-    def create(
-        cls,
-        split: str,
-        *,
-        root: Path,
-        transform: Transform | None,
-        seed: int,
-        allow_missing: bool,
-    ) -> Shapes:
-        return cls(split, transform=transform, seed=seed)
+    def create(cls, split: str, *, root: Path, allow_missing: bool) -> Shapes:
+        return cls(split)
 
     def __len__(self) -> int:
         return self.length

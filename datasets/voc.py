@@ -74,7 +74,6 @@ class VOCSegmentation(FileDataset):
         download: bool = False,
         transform: Transform | None = None,
         *,
-        seed: int = 0,
         allow_missing: bool = False,
     ) -> None:
         _check_choice("year", year, tuple(FOLDERS))
@@ -88,7 +87,6 @@ class VOCSegmentation(FileDataset):
             list(labels.values()),
             list(labels),
             transform=transform,
-            seed=seed,
             hint=f"VOC {year} in {base} is not complete",
             allow_missing=allow_missing,
         )
@@ -99,13 +97,11 @@ class VOCSegmentation(FileDataset):
         split: str,
         *,
         root: Path,
-        transform: Transform | None,
-        seed: int,
         allow_missing: bool,
         year: str = "2012",
         download: bool = False,
     ) -> VOCSegmentation:
-        return cls(root, year, split, download, transform, seed=seed, allow_missing=allow_missing)
+        return cls(root, year, split, download, allow_missing=allow_missing)
 
 
 def image_sets(year: str) -> tuple[str, ...]:

@@ -66,7 +66,6 @@ class Folder(FileDataset):
         val_fraction: float = VAL_FRACTION,
         split_file: Path | None = None,
         transform: Transform | None = None,
-        seed: int = 0,
         allow_missing: bool = False,
     ) -> None:
         if split not in self.splits:
@@ -87,7 +86,6 @@ class Folder(FileDataset):
             None if labels_of is None else [labels_of[name] for name in names],
             names,
             transform=transform,
-            seed=seed,
             hint=f"looked in {images}",
             allow_missing=allow_missing,
         )
@@ -99,8 +97,6 @@ class Folder(FileDataset):
         split: str,
         *,
         root: Path,
-        transform: Transform | None,
-        seed: int,
         allow_missing: bool,
         val_fraction: float = VAL_FRACTION,
         split_file: str | None = None,
@@ -110,8 +106,6 @@ class Folder(FileDataset):
             split,
             val_fraction=val_fraction,
             split_file=Path(split_file) if split_file else None,
-            transform=transform,
-            seed=seed,
             allow_missing=allow_missing,
         )
 

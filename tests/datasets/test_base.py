@@ -157,7 +157,8 @@ def digest(dataset: SegmentationDataset, order: list[SampleKey], workers: int) -
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_batches_do_not_depend_on_workers() -> None:
-    data = Shapes("train", transform=train_transform(48, color_jitter=0.5), length=12, seed=3)
+    data = Shapes("train", transform=train_transform(48, color_jitter=0.5), length=12)
+    data.seed = 3
     batches = digest(data, keys(0), 0)
     assert batches == digest(data, keys(0), 1) == digest(data, keys(0), 3)
     assert batches != digest(data, keys(1), 0)
@@ -165,7 +166,8 @@ def test_batches_do_not_depend_on_workers() -> None:
 
 def test_augmentation_is_a_function_of_seed_epoch_and_position() -> None:
     def sample(key: int | SampleKey, seed: int = 0) -> bytes:
-        data = Shapes("train", transform=train_transform(48), length=8, seed=seed)
+        data = Shapes("train", transform=train_transform(48), length=8)
+        data.seed = seed
         return data[key][0].numpy().tobytes()
 
     reference = sample(SampleKey(2, 5, 4))
