@@ -7,6 +7,7 @@ same batches as an uninterrupted run from step k on, with any number of loader p
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import cv2
@@ -22,6 +23,7 @@ from utils.runtime.signals import ignore_interrupts
 Sample = tuple[int, Tensor, Tensor]  # its index in the data set, image, label
 
 
+@dataclass(eq=False)
 class TrainSampler(Sampler):
     """Batches of `SampleKey` for the optimizer's steps after `start_step`.
 
@@ -31,22 +33,17 @@ class TrainSampler(Sampler):
     this `rank` gets every `world_size`-th sample of a batch.
     """
 
-    def __init__(
-        self,
-        num_samples: int,
-        batch_size: int,
-        *,
-        seed: int,
-        start_step: int,
-        total_steps: int,
-        accumulation: int = 1,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
-        self.start_step, self.total_steps = start_step, total_steps
-        self.accumulation = accumulation
-        self.rank, self.world_size = rank, world_size
+    num_samples: int
+    batch_size: int
+    _: KW_ONLY
+    seed: int
+    start_step: int
+    total_steps: int
+    accumulation: int = 1
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 
     def __len__(self) -> int:

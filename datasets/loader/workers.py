@@ -15,12 +15,9 @@ MAX_WORKERS = 8
 PREFETCH = 2  # batches that each loader process fetches ahead; torch's default
 SHARED_MEMORY = Path("/dev/shm")
 
-# The files of control groups, version 2 and version 1, that limit their CPU time.
-QUOTA_FILES = ("cpu.max", "cpu.cfs_quota_us")
-
 
 def available_cores() -> int:
-    """Cores that this process may use, by its affinity and the CPU quota of its control groups."""
+    """Cores that this process may use, by its affinity and the CPU quota of its control group."""
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
@@ -29,39 +26,25 @@ def available_cores() -> int:
 
 
 def _quota(root: Path) -> float:
-    """The tightest CPU quota of this process's control groups and their parents, in cores."""
-    quota = math.inf
+    """The tightest CPU quota of this process's control group (version 2) and its parents."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:  # not Linux, or not readable
-        return quota
-    for line in lines:  # "0::/path" of version 2, "4:cpu,cpuacct:/path" of version 1
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        for mount in ("", controllers, "cpu") if controllers else ("", "unified"):
-            top = root / "sys/fs/cgroup" / mount
-            group = top / path.lstrip("/")
-            # In a container the path may be that of the host; then only the top exists.
-            for folder in (group, *group.parents):
-                quota = min(quota, _folder_quota(folder))
-                if folder == top:
-                    break
-    return quota
+        return math.inf
+    path = next((line[3:] for line in lines if line.startswith("0::")), "/")
+    top = root / "sys/fs/cgroup"
+    group = top / path.lstrip("/")
+    # In a container the path may be that of the host; then only the top exists.
+    folders = [group, *group.parents]
+    return min(_folder_quota(folder) for folder in folders[: folders.index(top) + 1])
 
 
 def _folder_quota(folder: Path) -> float:
-    for name in QUOTA_FILES:
-        try:
-            words = (folder / name).read_text().split()
-            if name == "cpu.cfs_quota_us":
-                words += (folder / "cpu.cfs_period_us").read_text().split()
-            time, period = float(words[0]), float(words[1])
-        except (OSError, ValueError, IndexError):  # missing file, or "max"
-            continue
-        if time > 0 and period > 0:  # -1: no limit
-            return time / period
-    return math.inf
+    try:
+        time, period = map(float, (folder / "cpu.max").read_text().split())
+    except (OSError, ValueError):  # missing file, or "max"
+        return math.inf
+    return time / period
 
 
 def default_num_workers(local_world_size: int) -> int:

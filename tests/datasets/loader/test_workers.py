@@ -42,14 +42,8 @@ INF = float("inf")
         # The parent is tighter; the path of the host inside a container is not there.
         ("0::/a/b\n", {"a/b/cpu.max": "800000 100000", "a/cpu.max": "300000 100000"}, 3),
         ("0::/host/x\n", {"cpu.max": "150000 100000"}, 1.5),
-        (
-            "4:memory:/m\n3:cpu,cpuacct:/job\n",
-            {"cpu,cpuacct/job/cpu.cfs_quota_us": "400000", "m/cpu.max": "100000 100000"}
-            | {"cpu,cpuacct/job/cpu.cfs_period_us": "100000"},
-            4,
-        ),
-        ("1:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, INF),
-        ("1:cpu:/\n", {"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}, 0.5),
+        ("4:memory:/m\n0::/job\n", {"job/cpu.max": "50000 100000", "m/cpu.max": "1 100000"}, 0.5),
+        ("1:cpu:/\n", {}, INF),  # version 1 only
         ("0::/\n", {}, INF),
     ],
 )
