@@ -37,21 +37,8 @@ def check_scale(scale_range: Sequence[float]) -> tuple[float, float]:
     return low, high
 
 
-def _check_ratio(cat_max_ratio: float) -> float:
-    if not 0 < cat_max_ratio <= 1:
-        raise ValueError(f"cat_max_ratio must be above 0 and at most 1, got {cat_max_ratio}")
-    return cat_max_ratio
-
-
-def _tries(cat_max_ratio: float) -> range:
-    """One turn for each position that may be drawn."""
-    return range(1 if cat_max_ratio == 1 else 1 + MAX_REDRAWS)
-
-
 def _is_mixed(label: np.ndarray, cat_max_ratio: float) -> bool:
     """Whether there are labeled pixels, and no class has more than this share of them."""
-    if cat_max_ratio == 1:
-        return True
     counts = cv2.calcHist([label], [0], None, [256], [0, 256])[:IGNORE_INDEX]
     return bool(0 < counts.max() <= cat_max_ratio * counts.sum())
 
@@ -60,8 +47,7 @@ class ExtRandomCrop(JointTransform):
     """Crop at a random position; a picture smaller than the crop needs `pad_if_needed`.
 
     `padding` is added before the crop: pixels on all sides, or (left and right, top and bottom), or
-    (left, top, right, bottom). While one class fills more than `cat_max_ratio` of the labeled
-    pixels, or no pixel is labeled, another position is drawn, at most 10 times.
+    (left, top, right, bottom).
     """
 
     def __init__(
@@ -71,7 +57,6 @@ class ExtRandomCrop(JointTransform):
         pad_if_needed: bool = False,
         *,
         image_fill: Color = MEAN_COLOR,
-        cat_max_ratio: float = 1.0,
     ) -> None:
         self.size = check_size(size)
         sides = (padding,) if isinstance(padding, int) else tuple(padding)
@@ -80,7 +65,6 @@ class ExtRandomCrop(JointTransform):
         self.padding = sides * (4 // len(sides))
         self.pad_if_needed = pad_if_needed
         self.image_fill = image_fill
-        self.cat_max_ratio = _check_ratio(cat_max_ratio)
 
     def apply(self, image: np.ndarray, label: np.ndarray, rng: Rng) -> Picture:
         left, top, right, bottom = self.padding
@@ -92,13 +76,9 @@ class ExtRandomCrop(JointTransform):
             )
         fill = self.image_fill
         padded = place(image, label, left=left, top=top, size=(height, width), image_fill=fill)
-        for _ in _tries(self.cat_max_ratio):
-            top = _random_offset(height, self.size[0], rng)
-            left = _random_offset(width, self.size[1], rng)
-            crop = cut(*padded, left=left, top=top, size=self.size, image_fill=fill)
-            if _is_mixed(crop[1], self.cat_max_ratio):
-                break
-        return crop
+        top = _random_offset(height, self.size[0], rng)
+        left = _random_offset(width, self.size[1], rng)
+        return cut(*padded, left=left, top=top, size=self.size, image_fill=fill)
 
 
 def _random_offset(available: int, wanted: int, rng: Rng) -> int:
@@ -131,8 +111,8 @@ class ExtRandomScaleCrop(JointTransform):
 
     The distribution is that of ExtRandomScale and ExtRandomCrop, except for fractions of a pixel:
     the crop is chosen in the source, in whole pixels, and nothing outside it is read or resized.
-    `cat_max_ratio` is that of ExtRandomCrop. Another position is drawn at the same scale, and the
-    image is resized only after a label was accepted.
+    While one class fills more than `cat_max_ratio` of the labeled pixels, or no pixel is labeled,
+    another position is drawn at the same scale, at most 10 times.
     """
 
     def __init__(
@@ -144,18 +124,20 @@ class ExtRandomScaleCrop(JointTransform):
         cat_max_ratio: float = 1.0,
     ) -> None:
         self.size = check_size(size)
+        if not 0 < cat_max_ratio <= 1:
+            raise ValueError(f"cat_max_ratio must be above 0 and at most 1, got {cat_max_ratio}")
         self.scale_range = check_scale(scale_range)
         self.image_fill = image_fill
-        self.cat_max_ratio = _check_ratio(cat_max_ratio)
+        self.cat_max_ratio = cat_max_ratio
 
     def apply(self, image: np.ndarray, label: np.ndarray, rng: Rng) -> Picture:
         factor = rng.uniform(*self.scale_range)
-        for _ in _tries(self.cat_max_ratio):
+        for _ in range(1 + MAX_REDRAWS):
             rows = _draw_span(image.shape[0], self.size[0], factor, rng)
             columns = _draw_span(image.shape[1], self.size[1], factor, rng)
             source = np.s_[rows.start : rows.stop, columns.start : columns.stop]
             ids = resize_label(label[source], (rows.length, columns.length))
-            if _is_mixed(ids, self.cat_max_ratio):
+            if self.cat_max_ratio == 1 or _is_mixed(ids, self.cat_max_ratio):
                 break
         return place(
             resize_image(image[source], (rows.length, columns.length)),

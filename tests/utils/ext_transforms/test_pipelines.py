@@ -80,7 +80,7 @@ def test_labels_of_other_types_are_refused_by_all(dtype: str) -> None:
     for transform in (
         et.ExtResize(10),
         et.ExtRandomScaleCrop(10),
-        et.ExtRandomCrop(10, cat_max_ratio=0.5),
+        et.ExtRandomCrop(10),
         et.ExtRandomRotation(10),
         et.ExtColorJitter(0.5),
         et.ExtRandomHorizontalFlip(),
