@@ -7,7 +7,7 @@ everything else that a caller must know as data, so no code asks for the family.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar, NamedTuple
@@ -36,22 +36,13 @@ class Weights:
 
     source: str
     file: str
-    revision: str = "main"  # of the repository: a branch, tag or commit
     license: str
     top1: float | None = None  # percent on ImageNet-1k, as published
 
 
-def timm_weights(
-    tag: str, *, license: str, top1: float | None = None, revision: str = "main"
-) -> Weights:
+def timm_weights(tag: str, *, license: str, top1: float | None = None) -> Weights:
     """Weights of timm's hub repositories: `timm_weights("hrnet_w48.ms_in1k", license="mit")`."""
-    return Weights(
-        source=f"timm/{tag}",
-        file="model.safetensors",
-        revision=revision,
-        license=license,
-        top1=top1,
-    )
+    return Weights(source=f"timm/{tag}", file="model.safetensors", license=license, top1=top1)
 
 
 def torchvision_weights(model: str, *, top1: float) -> Weights:
@@ -137,6 +128,38 @@ def plan_stages(strides: Sequence[int], *, stem_stride: int, output_stride: int)
             plans.append(StagePlan(stride, dilation, dilation))
             reduction *= stride
     return plans
+
+
+class FourStageBackbone(Backbone):
+    """A stem of stride 4 and four stages; each stage but the first halves the map.
+
+    `channels` are those of the stem and of each stage. The stages are children `<prefix>1` to
+    `<prefix>4`; `make_stage(in_channels, index=, plan=, variant=)` builds one, by its index from 0.
+    """
+
+    def __init__(
+        self,
+        stem: Mapping[str, nn.Module],
+        make_stage: Callable[..., nn.Module],
+        *,
+        channels: Sequence[int],
+        output_stride: int,
+        variant: Variant,
+        prefix: str = "stage",
+    ) -> None:
+        stages = dict(stem)
+        plans = plan_stages((1, 2, 2, 2), stem_stride=4, output_stride=output_stride)
+        for index, plan in enumerate(plans):
+            stages[f"{prefix}{index + 1}"] = make_stage(
+                channels[index], index=index, plan=plan, variant=variant
+            )
+        super().__init__(
+            stages,
+            low_level=FeatureInfo(f"{prefix}1", channels[1], 4),
+            out=FeatureInfo(f"{prefix}4", channels[4], output_stride),
+            aux=FeatureInfo(f"{prefix}3", channels[3], min(16, output_stride)),
+            variant=variant,
+        )
 
 
 def conv(

@@ -34,16 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import (
-    Backbone,
-    FeatureInfo,
-    StagePlan,
-    Variant,
-    Weights,
-    conv,
-    plan_stages,
-    timm_weights,
-)
+from .base import FourStageBackbone, StagePlan, Variant, Weights, conv, timm_weights
 
 
 class LearnableAffineBlock(nn.Module):
@@ -146,27 +137,26 @@ class HGBlock(nn.Module):
     def __init__(
         self,
         in_channels: int,
-        out_channels: int,
         *,
-        width: int,
-        num_layers: int,
-        light: bool,
+        index: int,  # of the stage
         residual: bool,
         dilation: int,
-        use_lab: bool,
+        variant: HGNetV2Variant,
     ) -> None:
         super().__init__()
         self.residual = residual
-        layer, kernel_size = (LightConvBNAct, 5) if light else (ConvBNAct, 3)
+        width, out_channels, _ = variant.stages[index]
+        num_layers, use_lab = variant.num_layers, variant.use_lab
+        layer, kernel_size = (LightConvBNAct, 5) if index >= 2 else (ConvBNAct, 3)
         self.layers = nn.ModuleList(
             layer(
-                width if index else in_channels,
+                width if number else in_channels,
                 width,
                 kernel_size=kernel_size,
                 dilation=dilation,
                 use_lab=use_lab,
             )
-            for index in range(num_layers)
+            for number in range(num_layers)
         )
         total, half = in_channels + num_layers * width, out_channels // 2
         self.aggregation = nn.Sequential(
@@ -186,17 +176,14 @@ def make_stage(
     in_channels: int, *, index: int, plan: StagePlan, variant: HGNetV2Variant
 ) -> nn.Sequential:
     """Stage `index + 1`; all but the first begin with a `downsample`, which has the stride."""
-    width, channels, num_blocks = variant.stages[index]
+    _, channels, num_blocks = variant.stages[index]
     blocks = [
         HGBlock(
             channels if number else in_channels,
-            channels,
-            width=width,
-            num_layers=variant.num_layers,
-            light=index >= 2,
+            index=index,
             residual=number > 0,
             dilation=plan.dilation,
-            use_lab=variant.use_lab,
+            variant=variant,
         )
         for number in range(num_blocks)
     ]
@@ -214,28 +201,19 @@ def make_stage(
     return nn.Sequential(OrderedDict(parts, blocks=nn.Sequential(*blocks)))
 
 
-class HGNetV2(Backbone):
+class HGNetV2(FourStageBackbone):
     """Stem (stride 4) and four stages; inner names are the authors', as in timm and D-FINE."""
 
     renames = tuple((rf"^stages\.{index}\.", f"stage{index + 1}.") for index in range(4))
     classifier_keys = r"head\."
 
     def __init__(self, variant: HGNetV2Variant, *, output_stride: int) -> None:
-        width, in_channels = variant.stem
-        stages: dict[str, nn.Module] = {
-            "stem": StemBlock(width, in_channels, use_lab=variant.use_lab)
-        }
-        plans = plan_stages((1, 2, 2, 2), stem_stride=4, output_stride=output_stride)
-        for index, plan in enumerate(plans):
-            stages[f"stage{index + 1}"] = make_stage(
-                in_channels, index=index, plan=plan, variant=variant
-            )
-            in_channels = variant.stages[index][1]
+        width, channels = variant.stem
         super().__init__(
-            stages,
-            low_level=FeatureInfo("stage1", variant.stages[0][1], 4),
-            out=FeatureInfo("stage4", in_channels, output_stride),
-            aux=FeatureInfo("stage3", variant.stages[2][1], min(16, output_stride)),
+            {"stem": StemBlock(width, channels, use_lab=variant.use_lab)},
+            make_stage,
+            channels=(channels, *(stage[1] for stage in variant.stages)),
+            output_stride=output_stride,
             variant=variant,
         )
 

@@ -30,16 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import (
-    Backbone,
-    FeatureInfo,
-    StagePlan,
-    Variant,
-    conv,
-    conv_bn,
-    plan_stages,
-    timm_weights,
-)
+from .base import FourStageBackbone, StagePlan, Variant, conv, conv_bn, timm_weights
 
 
 class DilatedAvgPool2d(nn.Module):
@@ -168,12 +159,13 @@ class Bottle2neck(nn.Module):
 
 
 def make_stage(
-    in_channels: int, channels: int, *, num_blocks: int, plan: StagePlan, variant: Res2NetVariant
+    in_channels: int, *, index: int, plan: StagePlan, variant: Res2NetVariant
 ) -> nn.Sequential:
     """A stage of blocks; the first has the stride."""
+    channels = 64 * 2**index
     blocks = [Bottle2neck(in_channels, channels, variant=variant, plan=plan, first=True)]
     width = channels * Bottle2neck.expansion
-    for _ in range(num_blocks - 1):
+    for _ in range(variant.num_blocks[index] - 1):
         blocks.append(Bottle2neck(width, channels, variant=variant, plan=plan, first=False))
     return nn.Sequential(*blocks)
 
@@ -189,7 +181,7 @@ def make_stem(variant: Res2NetVariant) -> nn.Module:
     )
 
 
-class Res2Net(Backbone):
+class Res2Net(FourStageBackbone):
     """Stem (stride 4) and four stages; names are the authors', so their weight files fit.
 
     Averages are dilated like convolutions, so weights stay exactly valid at every output stride.
@@ -198,26 +190,19 @@ class Res2Net(Backbone):
     authors_license = "CC BY-NC-SA 4.0: not for commercial use"
 
     def __init__(self, variant: Res2NetVariant, *, output_stride: int) -> None:
-        stages: dict[str, nn.Module] = {
+        stem = {
             "conv1": make_stem(variant),
             "bn1": nn.BatchNorm2d(64),
             "relu": nn.ReLU(inplace=True),
             "maxpool": nn.MaxPool2d(3, stride=2, padding=1),
         }
-        plans = plan_stages((1, 2, 2, 2), stem_stride=4, output_stride=output_stride)
-        in_channels = 64
-        for index, (num_blocks, plan) in enumerate(zip(variant.num_blocks, plans, strict=True)):
-            channels = 64 * 2**index
-            stages[f"layer{index + 1}"] = make_stage(
-                in_channels, channels, num_blocks=num_blocks, plan=plan, variant=variant
-            )
-            in_channels = channels * Bottle2neck.expansion
         super().__init__(
-            stages,
-            low_level=FeatureInfo("layer1", 64 * Bottle2neck.expansion, 4),
-            out=FeatureInfo("layer4", in_channels, output_stride),
-            aux=FeatureInfo("layer3", in_channels // 2, min(16, output_stride)),
+            stem,
+            make_stage,
+            channels=(64, *(width * Bottle2neck.expansion for width in (64, 128, 256, 512))),
+            output_stride=output_stride,
             variant=variant,
+            prefix="layer",
         )
 
 

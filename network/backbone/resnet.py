@@ -25,16 +25,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from .base import (
-    Backbone,
-    FeatureInfo,
-    StagePlan,
-    Variant,
-    conv,
-    conv_bn,
-    plan_stages,
-    torchvision_weights,
-)
+from .base import FourStageBackbone, StagePlan, Variant, conv, conv_bn, torchvision_weights
+
+SAME_SIZE = StagePlan(1, 1, 1)
 
 
 def projection(in_channels: int, out_channels: int, *, stride: int) -> nn.Sequential | None:
@@ -45,7 +38,7 @@ def projection(in_channels: int, out_channels: int, *, stride: int) -> nn.Sequen
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions; `first_dilation` is that of the one with the stride."""
+    """Two 3x3 convolutions; the first has the stride."""
 
     expansion = 1
 
@@ -54,20 +47,17 @@ class BasicBlock(nn.Module):
         in_channels: int,
         channels: int,
         *,
-        stride: int = 1,
-        first_dilation: int = 1,
-        dilation: int = 1,
+        plan: StagePlan = SAME_SIZE,
         groups: int = 1,
         width_per_group: int = 64,
     ) -> None:
         if groups != 1 or width_per_group != 64:
             raise ValueError("a BasicBlock has 1 group of width 64; use a Bottleneck")
         super().__init__()
-        self.conv1 = conv(
-            in_channels, channels, kernel_size=3, stride=stride, dilation=first_dilation
-        )
+        stride, dilation = plan.stride, plan.first_dilation
+        self.conv1 = conv(in_channels, channels, kernel_size=3, stride=stride, dilation=dilation)
         self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = conv(channels, channels, kernel_size=3, dilation=dilation)
+        self.conv2 = conv(channels, channels, kernel_size=3, dilation=plan.dilation)
         self.bn2 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = projection(in_channels, channels, stride=stride)
@@ -80,7 +70,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1 down, 3x3, 1x1 up; only the 3x3 has the stride and `first_dilation`."""
+    """1x1 down, 3x3, 1x1 up; only the 3x3 has the stride and the dilation."""
 
     expansion = 4
 
@@ -89,19 +79,18 @@ class Bottleneck(nn.Module):
         in_channels: int,
         channels: int,
         *,
-        stride: int = 1,
-        first_dilation: int = 1,
-        dilation: int = 1,  # of the layer after the 3x3: that is 1x1, so it has no effect
+        plan: StagePlan = SAME_SIZE,
         groups: int = 1,
         width_per_group: int = 64,
     ) -> None:
         super().__init__()
         out_channels = channels * self.expansion
         width = channels * width_per_group // 64 * groups
+        stride, dilation = plan.stride, plan.first_dilation
         self.conv1 = conv(in_channels, width, kernel_size=1)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = conv(
-            width, width, kernel_size=3, stride=stride, dilation=first_dilation, groups=groups
+            width, width, kernel_size=3, stride=stride, dilation=dilation, groups=groups
         )
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = conv(width, out_channels, kernel_size=1)
@@ -128,50 +117,43 @@ class ResNetVariant(Variant):
 
 
 def make_stage(
-    in_channels: int, channels: int, *, num_blocks: int, plan: StagePlan, variant: ResNetVariant
+    in_channels: int, *, index: int, plan: StagePlan, variant: ResNetVariant
 ) -> nn.Sequential:
     """A stage of blocks; the first has the stride."""
+    channels = 64 * 2**index
     blocks = []
-    for index in range(num_blocks):
-        first = index == 0
+    for _ in range(variant.num_blocks[index]):
         blocks.append(
             variant.block(
-                in_channels if first else channels * variant.block.expansion,
+                in_channels,
                 channels,
-                stride=plan.stride if first else 1,
-                first_dilation=plan.first_dilation if first else plan.dilation,
-                dilation=plan.dilation,
+                plan=plan,
                 groups=variant.groups,
                 width_per_group=variant.width_per_group,
             )
         )
+        in_channels = channels * variant.block.expansion
+        plan = StagePlan(1, plan.dilation, plan.dilation)
     return nn.Sequential(*blocks)
 
 
-class ResNet(Backbone):
+class ResNet(FourStageBackbone):
     """Stem (stride 4) and four stages; names are torchvision's, so its weight files fit."""
 
     def __init__(self, variant: ResNetVariant, *, output_stride: int) -> None:
-        stages: dict[str, nn.Module] = {
+        stem = {
             "conv1": conv(3, 64, kernel_size=7, stride=2),
             "bn1": nn.BatchNorm2d(64),
             "relu": nn.ReLU(inplace=True),
             "maxpool": nn.MaxPool2d(3, stride=2, padding=1),
         }
-        plans = plan_stages((1, 2, 2, 2), stem_stride=4, output_stride=output_stride)
-        in_channels = 64
-        for index, (num_blocks, plan) in enumerate(zip(variant.num_blocks, plans, strict=True)):
-            channels = 64 * 2**index
-            stages[f"layer{index + 1}"] = make_stage(
-                in_channels, channels, num_blocks=num_blocks, plan=plan, variant=variant
-            )
-            in_channels = channels * variant.block.expansion
         super().__init__(
-            stages,
-            low_level=FeatureInfo("layer1", 64 * variant.block.expansion, 4),
-            out=FeatureInfo("layer4", in_channels, output_stride),
-            aux=FeatureInfo("layer3", in_channels // 2, min(16, output_stride)),
+            stem,
+            make_stage,
+            channels=(64, *(width * variant.block.expansion for width in (64, 128, 256, 512))),
+            output_stride=output_stride,
             variant=variant,
+            prefix="layer",
         )
 
 

@@ -34,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Backbone, FeatureInfo, StagePlan, Variant, conv, plan_stages, timm_weights
+from .base import FourStageBackbone, StagePlan, Variant, conv, timm_weights
 
 
 def conv_block(
@@ -89,17 +89,17 @@ class OSAModule(nn.Module):
     def __init__(
         self,
         in_channels: int,
-        width: int,
-        out_channels: int,
         *,
-        num_layers: int,
+        index: int,  # of the stage
         dilation: int,
-        depthwise: bool,
         adds_input: bool,
         ese: bool,
+        variant: VoVNetVariant,
     ) -> None:
         super().__init__()
         self.adds_input = adds_input
+        width, out_channels = variant.widths[index], variant.channels[index]
+        num_layers, depthwise = variant.num_layers, variant.depthwise
         chain_in = in_channels
         self.conv_reduction = None
         if depthwise and in_channels != width:
@@ -107,13 +107,13 @@ class OSAModule(nn.Module):
             chain_in = width
         self.conv_mid = nn.ModuleList(
             conv_block(
-                width if index else chain_in,
+                width if number else chain_in,
                 width,
                 kernel_size=3,
                 dilation=dilation,
                 depthwise=depthwise,
             )
-            for index in range(num_layers)
+            for number in range(num_layers)
         )
         joined = in_channels + num_layers * width
         self.conv_concat = conv_block(joined, out_channels, kernel_size=1)
@@ -153,17 +153,15 @@ def make_stage(
     in_channels: int, *, index: int, plan: StagePlan, variant: VoVNetVariant
 ) -> nn.Sequential:
     """`pool`, which does nothing in the first stage, and `blocks`: the modules."""
-    num_modules, channels = variant.num_modules[index], variant.channels[index]
+    num_modules = variant.num_modules[index]
     modules = [
         OSAModule(
-            channels if number else in_channels,
-            variant.widths[index],
-            channels,
-            num_layers=variant.num_layers,
+            variant.channels[index] if number else in_channels,
+            index=index,
             dilation=plan.dilation,
-            depthwise=variant.depthwise,
             adds_input=number > 0,
             ese=variant.ese_everywhere or number == num_modules - 1,
+            variant=variant,
         )
         for number in range(num_modules)
     ]
@@ -171,7 +169,7 @@ def make_stage(
     return nn.Sequential(OrderedDict(pool=pool, blocks=nn.Sequential(*modules)))
 
 
-class VoVNetV2(Backbone):
+class VoVNetV2(FourStageBackbone):
     """Stem (stride 4) and four stages, the authors' stages 2 to 5; inner keys are timm's.
 
     The pools are dilated too. Weights stay exactly valid, except that the mean in eSE is that of a
@@ -199,25 +197,16 @@ class VoVNetV2(Backbone):
     def __init__(self, variant: VoVNetVariant, *, output_stride: int) -> None:
         depthwise = variant.depthwise
         first, second, third = variant.stem_channels
-        stages: dict[str, nn.Module] = {
-            "stem": nn.Sequential(
-                conv_block(3, first, kernel_size=3, stride=2),
-                conv_block(first, second, kernel_size=3, depthwise=depthwise),
-                conv_block(second, third, kernel_size=3, stride=2, depthwise=depthwise),
-            )
-        }
-        in_channels = third
-        plans = plan_stages((1, 2, 2, 2), stem_stride=4, output_stride=output_stride)
-        for index, plan in enumerate(plans):
-            stages[f"stage{index + 1}"] = make_stage(
-                in_channels, index=index, plan=plan, variant=variant
-            )
-            in_channels = variant.channels[index]
+        stem = nn.Sequential(
+            conv_block(3, first, kernel_size=3, stride=2),
+            conv_block(first, second, kernel_size=3, depthwise=depthwise),
+            conv_block(second, third, kernel_size=3, stride=2, depthwise=depthwise),
+        )
         super().__init__(
-            stages,
-            low_level=FeatureInfo("stage1", variant.channels[0], 4),
-            out=FeatureInfo("stage4", in_channels, output_stride),
-            aux=FeatureInfo("stage3", variant.channels[2], min(16, output_stride)),
+            {"stem": stem},
+            make_stage,
+            channels=(third, *variant.channels),
+            output_stride=output_stride,
             variant=variant,
         )
 

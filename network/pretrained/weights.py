@@ -70,8 +70,7 @@ def _command(weights: Weights) -> str:
     """A command that fetches the file into the current folder, on any machine."""
     if not weights.file:
         return f"curl -LO {url_of(weights.source)}"
-    revision = "" if weights.revision == "main" else f" --revision {weights.revision}"
-    return f"hf download {weights.source} {weights.file}{revision} --local-dir ."
+    return f"hf download {weights.source} {weights.file} --local-dir ."
 
 
 def _from_hub(weights: Weights) -> Path:
@@ -81,14 +80,13 @@ def _from_hub(weights: Weights) -> Path:
 
     # It logs every attempt; our error has what matters of them.
     hub_logging.set_verbosity_error()
-    place, revision = (weights.source, weights.file), weights.revision
-    path = huggingface_hub.try_to_load_from_cache(*place, revision=revision)
+    path = huggingface_hub.try_to_load_from_cache(weights.source, weights.file)
     if not isinstance(path, str):  # None, or a mark that says "no such file"
-        url = huggingface_hub.hf_hub_url(*place, revision=revision)
+        url = huggingface_hub.hf_hub_url(weights.source, weights.file)
         asked = os.environ.get("HF_HUB_ETAG_TIMEOUT")
         huggingface_hub.get_hf_file_metadata(url, timeout=float(asked or PATIENCE))
         print(f"fetching {weights.source}/{weights.file}", flush=True)
-        path = huggingface_hub.hf_hub_download(*place, revision=revision)
+        path = huggingface_hub.hf_hub_download(weights.source, weights.file)
     blob = Path(path).resolve()
     # The cache names large files by their SHA-256, but only on file systems with links.
     if re.fullmatch(r"[0-9a-f]{64}", blob.name):
