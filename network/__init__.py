@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import factory, modeling, pretrained
+from . import backbone, factory, modeling, pretrained
 from ._deeplab import DeepLabV3, convert_to_separable_conv
 from .factory import MODELS
 from .modeling import create_model
@@ -15,7 +15,7 @@ def resolve_output_stride(name: str, output_stride: int | None) -> int:
 
     HRNet always has 4; where another was asked for, a warning says so.
     """
-    return factory.resolve_output_stride(factory.model_parts(name).backbone, output_stride)
+    return backbone.resolve_output_stride(factory.model_parts(name).backbone, output_stride)
 
 
 def list_models() -> list[str]:

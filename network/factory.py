@@ -20,9 +20,7 @@ from .backbone import (
     Backbone,
     FeatureInfo,
     create_backbone,
-    default_output_stride,
     families_with_aux,
-    resolve_output_stride,
 )
 from .utils import IntermediateLayerGetter
 
@@ -78,24 +76,6 @@ def wanted_features(name: str, backbone: Backbone, *, aux_head: bool) -> dict[st
     return {**features, "aux": backbone.aux}
 
 
-def build_head(
-    architecture: str,
-    backbone: Backbone,
-    *,
-    num_classes: int,
-    aspp_rates: Sequence[int],
-    separable_conv: bool,
-) -> nn.Module:
-    """The head of an architecture for the features of a backbone."""
-    head = ARCHITECTURES[architecture](
-        backbone.out.channels,
-        backbone.low_level.channels,
-        num_classes=num_classes,
-        atrous_rates=aspp_rates,
-    )
-    return convert_to_separable_conv(head) if separable_conv else head
-
-
 def build_model(
     name: str,
     *,
@@ -110,17 +90,20 @@ def build_model(
     architecture, backbone_name = model_parts(name)
     if num_classes < 1:
         raise ValueError(f"num_classes is {num_classes}; a model needs at least 1")
-    stride = resolve_output_stride(backbone_name, output_stride)
-    rates = ASPP_RATES[stride] if aspp_rates is None else check_aspp_rates(aspp_rates)
-    backbone = create_backbone(backbone_name, output_stride=stride, backbone_args=backbone_args)
-    features = wanted_features(backbone_name, backbone, aux_head=aux_head)
-    head = build_head(
-        architecture,
-        backbone,
-        num_classes=num_classes,
-        aspp_rates=rates,
-        separable_conv=separable_conv,
+    backbone = create_backbone(
+        backbone_name, output_stride=output_stride, backbone_args=backbone_args
     )
+    stride = backbone.out.reduction
+    rates = ASPP_RATES[stride] if aspp_rates is None else check_aspp_rates(aspp_rates)
+    features = wanted_features(backbone_name, backbone, aux_head=aux_head)
+    head: nn.Module = ARCHITECTURES[architecture](
+        backbone.out.channels,
+        backbone.low_level.channels,
+        num_classes=num_classes,
+        atrous_rates=rates,
+    )
+    if separable_conv:
+        head = convert_to_separable_conv(head)
     aux_classifier = FCNHead(features["aux"].channels, num_classes) if aux_head else None
     getter = IntermediateLayerGetter(backbone, {f.name: key for key, f in features.items()})
     return DeepLabV3(
@@ -139,9 +122,3 @@ def build_model(
         mean=backbone.mean,
         std=backbone.std,
     )
-
-
-def entry_point_output_stride(name: str) -> int:
-    """The default of the entry points: 8 as in the predecessor, or what the backbone allows."""
-    backbone = MODELS[name].backbone
-    return 8 if 8 in BACKBONES[backbone].network.output_strides else default_output_stride(backbone)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ._deeplab import DeepLabV3
-from .factory import MODELS, build_model, entry_point_output_stride
+from .backbone import BACKBONES
+from .factory import MODELS, build_model
 from .pretrained import check_pretrained, load_pretrained
 
 
@@ -48,7 +49,9 @@ def create_model(
 
 def _entry_point(name: str) -> Callable[..., DeepLabV3]:
     """The function `name(num_classes, output_stride, pretrained_backbone)`."""
-    default = entry_point_output_stride(name)
+    architecture, backbone = MODELS[name]
+    strides = BACKBONES[backbone].network.output_strides
+    default = 8 if 8 in strides else strides[0]  # 8 as in the predecessor
 
     def entry_point(
         num_classes: int = 21,
@@ -62,7 +65,6 @@ def _entry_point(name: str) -> Callable[..., DeepLabV3]:
             pretrained=pretrained_backbone,
         )
 
-    architecture, backbone = MODELS[name]
     title = {"deeplabv3": "DeepLabV3", "deeplabv3plus": "DeepLabV3+"}[architecture]
     entry_point.__name__ = entry_point.__qualname__ = name
     entry_point.__doc__ = (

@@ -6,9 +6,7 @@ file were left out.
 
 from __future__ import annotations
 
-import inspect
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -182,35 +180,11 @@ def predecessor_build_args(name: str, state: State) -> dict[str, Any]:
     return args
 
 
-def merge_build_args(stored: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The build arguments of a checkpoint; given ones that are not None replace them."""
-    merged = {**stored, **{key: value for key, value in given.items() if value is not None}}
-    merged["backbone_args"] = {
-        **(stored.get("backbone_args") or {}),
-        **(given.get("backbone_args") or {}),
-    }
-    _, *known = inspect.signature(build_model).parameters
-    for key in merged:
-        if key not in known:
-            raise ValueError(f"unknown build argument {key!r}; allowed are {', '.join(known)}")
-    return merged
-
-
 def load_checkpoint(
-    path: str | Path,
-    *,
-    output_stride: int | None = None,
-    name: str | None = None,
-    build_args: Mapping[str, Any] | None = None,
+    path: str | Path, *, output_stride: int | None = None, name: str | None = None
 ) -> DeepLabV3:
     """Read a checkpoint file and rebuild the model it holds; see `rebuild`."""
-    return rebuild(
-        read_file(path),
-        source=str(path),
-        output_stride=output_stride,
-        name=name,
-        build_args=build_args,
-    )
+    return rebuild(read_file(path), source=str(path), output_stride=output_stride, name=name)
 
 
 def rebuild(
@@ -219,14 +193,13 @@ def rebuild(
     source: str,
     output_stride: int | None = None,
     name: str | None = None,
-    build_args: Mapping[str, Any] | None = None,
 ) -> DeepLabV3:
     """The model of a checkpoint that was read from `source`, in eval mode, on the CPU.
 
     The model has `class_names`, `palette` and the normalization of the checkpoint, the averaged
-    weights if there are any, and no auxiliary head. `output_stride` and `build_args`, where not
-    None, replace what the checkpoint says. A checkpoint of the predecessor does not say which model
-    it holds: it needs `name`, and its model has no names and palette.
+    weights if there are any, and no auxiliary head. `output_stride`, where not None, replaces that
+    of the checkpoint. A checkpoint of the predecessor does not say which model it holds: it needs
+    `name`, and its model has no names and palette.
     """
     state = state_of(content, source=source)
     stored = content.get("model_name")
@@ -237,10 +210,13 @@ def rebuild(
         raise ValueError(f"{source} does not say which model it holds; give its name{hint}")
     if stored is not None and name not in (None, stored):
         raise ValueError(f"{source} holds {stored}, not {name}")
-    built = content.get("build_args") if stored else predecessor_build_args(model_name, state)
-    args = {**(built or {}), "aux_head": False}  # that head serves training only
-    given = {**(build_args or {}), **({"output_stride": output_stride} if output_stride else {})}
-    model = build_model(model_name, **merge_build_args(args, given))
+    args: dict[str, Any] = {
+        **(content["build_args"] if stored else predecessor_build_args(model_name, state)),
+        "aux_head": False,  # that head serves training only
+    }
+    if output_stride:
+        args["output_stride"] = output_stride
+    model = build_model(model_name, **args)
     load_model_state(model, state, source=source)
     names, palette = content.get("class_names"), content.get("palette")
     model.class_names = None if names is None else tuple(names)
