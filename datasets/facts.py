@@ -25,8 +25,16 @@ class ClassFacts:
     colors: Mapping[Color, int] | None = None  # train ids, where label files hold RGB colors
 
     def encode(self, target: np.ndarray) -> np.ndarray:
-        """Label file values of any shape -> train ids, uint8, in a new array."""
-        return encode(target, self.label_table)
+        """Label file values of any shape -> train ids, uint8, in a new array.
+
+        A value that is not a class is a ValueError.
+        """
+        target, table = np.asarray(target), self.label_table
+        values = np.unique(target).tolist()
+        wrong = [v for v in values if not (-1 <= v <= 255 and table[v] != NO_CLASS)]
+        if wrong:
+            raise ValueError(f"label {describe_wrong(wrong, table)}")
+        return table[target].astype(np.uint8)  # -1 indexes the last entry, 255: ignored
 
     def decode(self, target: np.ndarray | Tensor) -> np.ndarray:
         """Train ids of any shape -> colors (..., 3) uint8, in a new array."""
@@ -52,16 +60,6 @@ def make_label_table(train_ids: Mapping[int, int]) -> np.ndarray:
         table[value] = train_id
     table.flags.writeable = False
     return table
-
-
-def encode(target: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Map values of any shape by `table` (256,) to uint8; ValueError for one that is no class."""
-    target = np.asarray(target)
-    values = np.unique(target)
-    wrong = [v for v in values.tolist() if not (-1 <= v <= 255 and table[v] != NO_CLASS)]
-    if wrong:
-        raise ValueError(f"label {describe_wrong(wrong, table)}")
-    return table[target].astype(np.uint8)  # -1 indexes the last entry, 255: ignored
 
 
 def describe_wrong(wrong: Sequence[int], table: np.ndarray) -> str:

@@ -6,7 +6,7 @@ A problem harms the training or makes its scores wrong; a note is worth knowing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations
@@ -62,7 +62,7 @@ class SplitSummary:
 
     def line(self) -> str:
         """The number of samples, their sizes, and the share of ignored pixels."""
-        text = f"{self.num_samples} image" + "s" * (self.num_samples != 1)
+        text = _counted(self.num_samples, "image")
         looked_at = len(self.readable) + len(self.errors)
         if looked_at < self.num_samples:
             text = f"{looked_at} of {text} checked"
@@ -78,68 +78,58 @@ class SplitSummary:
         return f"{text}; {percent(share)} % of the pixels are ignored"
 
 
-Verdict = tuple[list[str], list[str]]  # problems, notes
+class Problem(str):
+    """A line about what harms the training; other lines are notes."""
 
 
-def judge_files(splits: Mapping[str, SplitSummary]) -> Verdict:
+def unreadable(splits: Mapping[str, SplitSummary]) -> list[str]:
     """Samples that cannot be read."""
     errors = [error for split in splits.values() for error in split.errors]
     lines = errors[:MAX_LINES]
     if len(errors) > MAX_LINES:
         lines.append(f"{len(errors) - MAX_LINES} more samples cannot be read")
-    return lines, []
+    return lines
 
 
-def judge_labels(splits: Mapping[str, SplitSummary]) -> Verdict:
+def judge_labels(splits: Mapping[str, SplitSummary]) -> Iterator[str]:
     """Splits and images without a labeled pixel."""
-    problems: list[str] = []
-    notes: list[str] = []
     for name, split in splits.items():
         if not split.readable:
-            problems.append(f"{name}: no sample can be read")
+            yield Problem(f"{name}: no sample can be read")
         elif len(split.unlabeled) == len(split.readable):
             line = f"{name}: all pixels are ignored, none is labeled"
-            (problems if name in (*TRAIN_SPLITS, "val") else notes).append(line)
+            yield Problem(line) if name in (*TRAIN_SPLITS, "val") else line
         elif split.unlabeled:
-            notes.append(
-                f"{name}: {_counted(split.unlabeled, 'image')} without any labeled pixel: "
-                f"{list_names(split.unlabeled)}"
-            )
-    return problems, notes
+            images = _counted(len(split.unlabeled), "image")
+            yield f"{name}: {images} without any labeled pixel: {list_names(split.unlabeled)}"
 
 
-def judge_copies(splits: Mapping[str, SplitSummary]) -> Verdict:
+def judge_copies(splits: Mapping[str, SplitSummary]) -> Iterator[str]:
     """Images with the same pixels, in two splits or in one."""
-    problems, notes = [], []
     for (first, a), (second, b) in combinations(splits.items(), 2):
         shared = [key for key in a.same_pixels if key in b.same_pixels]
         pairs = [f"{a.same_pixels[key][0]} = {b.same_pixels[key][0]}" for key in shared]
         if pairs:
-            line = f"{_counted(pairs, 'image')} in both {first} and {second}: {list_names(pairs)}"
+            images = _counted(len(pairs), "image")
+            line = f"{images} in both {first} and {second}: {list_names(pairs)}"
             if _must_differ(first, second):
-                problems.append(f"{line}; scores would be too good: remove them from one split")
-            else:
-                notes.append(line)
+                line = Problem(f"{line}; scores would be too good: remove them from one split")
+            yield line
     for name, split in splits.items():
         groups = [" = ".join(names[:3]) for names in split.same_pixels.values() if len(names) > 1]
         if groups:
-            notes.append(
-                f"{name}: {_counted(groups, 'image')} more than once: {list_names(groups)}"
-            )
-    return problems, notes
+            yield f"{name}: {_counted(len(groups), 'image')} more than once: {list_names(groups)}"
 
 
-def judge_paths(splits: Mapping[str, SegmentationDataset]) -> Verdict:
+def judge_paths(splits: Mapping[str, SegmentationDataset]) -> Iterator[str]:
     """Files that are in both train and val, without reading them."""
-    problems = []
     files = {name: set(d.images) for name, d in splits.items() if isinstance(d, FileDataset)}
     for (first, a), (second, b) in combinations(files.items(), 2):
         if (shared := sorted(a & b)) and _must_differ(first, second):
-            problems.append(
-                f"{_counted(shared, 'image file')} in both {first} and {second}, the first "
+            yield Problem(
+                f"{_counted(len(shared), 'image file')} in both {first} and {second}, the first "
                 f"{shared[0]}; scores would be too good"
             )
-    return problems, []
 
 
 def _must_differ(first: str, second: str) -> bool:
@@ -147,56 +137,48 @@ def _must_differ(first: str, second: str) -> bool:
     return {first, second} in ({"train", "val"}, {"train_extra", "val"})
 
 
-def judge_orientation(splits: Mapping[str, SplitSummary]) -> Verdict:
+def judge_orientation(splits: Mapping[str, SplitSummary]) -> Iterator[str]:
     """Images that viewers, and perhaps labeling tools, show turned."""
-    count = sum(split.num_turned for split in splits.values())
-    if not count:
-        return [], []
-    images = "1 image has" if count == 1 else f"{count} images have"
-    return [], [
-        f"{images} an EXIF orientation; training ignores it, so labels must fit the stored pixels "
-        "(predict.py turns images upright)"
-    ]
+    if count := sum(split.num_turned for split in splits.values()):
+        images = "1 image has" if count == 1 else f"{count} images have"
+        yield (
+            f"{images} an EXIF orientation; training ignores it, so labels must fit the stored "
+            "pixels (predict.py turns images upright)"
+        )
 
 
-def judge_few(splits: Mapping[str, SplitSummary], class_names: Sequence[str]) -> Verdict:
+def judge_few(splits: Mapping[str, SplitSummary], class_names: Sequence[str]) -> Iterator[str]:
     """What some of the samples suggest about the classes."""
-    notes = []
     for split in filter(splits.__contains__, TRAIN_SPLITS):
         found = np.flatnonzero(splits[split].counts.pixels)
         if len(found) == 1:
-            notes.append(
+            yield (
                 f"{split}: the only class in the {len(splits[split].readable)} checked images is "
                 f"{class_names[found[0]]}; does the class list fit the label files? --check_data "
                 "checks all images"
             )
-    return [], notes
 
 
-def judge_classes(splits: Mapping[str, SplitSummary], class_names: Sequence[str]) -> Verdict:
+def judge_classes(splits: Mapping[str, SplitSummary], class_names: Sequence[str]) -> Iterator[str]:
     """Classes that never occur; call it only if all samples were checked."""
-    problems, notes = [], []
     occurs: dict[str, set[str]] = {
         split: {name for name, n in zip(class_names, summary.counts.pixels, strict=True) if n}
         for split, summary in splits.items()
     }
     in_order = partial(sorted, key=list(class_names).index)
     if never := in_order(set(class_names).difference(*occurs.values())):
-        notes.append(f"{_counted(never, 'class', 'classes')} in no label: {list_names(never)}")
+        yield f"{_counted(len(never), 'class', 'classes')} in no label: {list_names(never)}"
     for train in filter(occurs.__contains__, TRAIN_SPLITS):
         if len(occurs[train]) == 1:
-            problems.append(
+            yield Problem(
                 f"{train}: all labeled pixels are {occurs[train].pop()}, so there is nothing to "
                 "learn; does the class list fit the label files?"
             )
         elif occurs[train] and occurs.get("val"):
             if unseen := in_order(occurs["val"] - occurs[train]):
-                problems.append(
-                    f"in val but never in {train}, so not learned: {list_names(unseen)}"
-                )
+                yield Problem(f"in val but never in {train}, so not learned: {list_names(unseen)}")
             if unscored := in_order(occurs[train] - occurs["val"]):
-                notes.append(f"in {train} but never in val, so not scored: {list_names(unscored)}")
-    return problems, notes
+                yield f"in {train} but never in val, so not scored: {list_names(unscored)}"
 
 
 def percent(share: float) -> str:
@@ -209,5 +191,5 @@ def _span(values: Iterable[int]) -> str:
     return f"{values[0]}..{values[-1]}"
 
 
-def _counted(items: Sequence[object], one: str, many: str | None = None) -> str:
-    return f"{len(items)} {one if len(items) == 1 else many or one + 's'}"
+def _counted(count: int, one: str, many: str | None = None) -> str:
+    return f"{count} {one if count == 1 else many or one + 's'}"

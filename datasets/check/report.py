@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 import numpy as np
 
@@ -17,16 +18,16 @@ from datasets.check.counts import ClassCounts, label_histogram, map_samples
 from datasets.check.findings import (
     TRAIN_SPLITS,
     Finding,
+    Problem,
     SplitSummary,
-    Verdict,
     judge_classes,
     judge_copies,
     judge_few,
-    judge_files,
     judge_labels,
     judge_orientation,
     judge_paths,
     percent,
+    unreadable,
 )
 from datasets.files import DataError, is_turned
 
@@ -125,25 +126,16 @@ def check(
         title="checking the data" if progress else None,
     ):
         summaries[finding.split].add(finding)
-    problems, notes = judge_files(summaries)
-    if skip_bad_files:
-        problems, notes = [], problems + notes
-    for more_problems, more_notes in _verdicts(summaries, splits, brief=sample is not None):
-        problems, notes = problems + more_problems, notes + more_notes
+    judges = [judge_labels(summaries), judge_orientation(summaries), judge_copies(summaries)]
+    if sample is None:
+        judges.append(judge_classes(summaries, class_names))
+    else:
+        judges += [judge_paths(splits), judge_few(summaries, class_names)]
+    lines = unreadable(summaries) if skip_bad_files else map(Problem, unreadable(summaries))
+    lines = [*lines, *chain(*judges)]
+    problems: list[str] = [line for line in lines if isinstance(line, Problem)]
+    notes = [line for line in lines if not isinstance(line, Problem)]
     return Report(class_names, summaries, problems, notes)
-
-
-def _verdicts(
-    summaries: Mapping[str, SplitSummary],
-    splits: Mapping[str, SegmentationDataset],
-    *,
-    brief: bool,
-) -> list[Verdict]:
-    class_names = next(iter(splits.values())).class_names
-    verdicts = [judge_labels(summaries), judge_orientation(summaries), judge_copies(summaries)]
-    if brief:
-        return [*verdicts, judge_paths(splits), judge_few(summaries, class_names)]
-    return [*verdicts, judge_classes(summaries, class_names)]
 
 
 def spread_evenly(length: int, count: int) -> list[int]:
