@@ -50,13 +50,8 @@ class Costs(TypedDict):
 class ModelSummary(NamedTuple):
     """What a model costs."""
 
-    name: str
     params: int
     gflops: dict[int, float]  # of an image by output stride; a multiply-add counts as two
-
-    @property
-    def output_strides(self) -> tuple[int, ...]:
-        return tuple(self.gflops)
 
 
 def _num_params(module: nn.Module) -> int:
@@ -106,13 +101,13 @@ def model_summary(name: str) -> ModelSummary:
     architecture, backbone_name = model_parts(name)
     costs = _costs(backbone_name)
     gflops = {int(s): counts[architecture] / 1e9 for s, counts in costs["flops"].items()}
-    return ModelSummary(name, costs["params"][architecture], gflops)
+    return ModelSummary(costs["params"][architecture], gflops)
 
 
 def _cells(backbone: str) -> list[str]:
     """Strides, then parameters and GFLOPs of each architecture."""
     rows = [model_summary(f"{architecture}_{backbone}") for architecture in ARCHITECTURES]
-    cells = ["/".join(map(str, rows[0].output_strides))]
+    cells = ["/".join(map(str, rows[0].gflops))]
     for row in rows:
         gflops = "/".join(f"{value:.0f}" for value in row.gflops.values())
         cells += [f"{row.params / 1e6:.2f}", gflops]

@@ -34,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import FourStageBackbone, StagePlan, Variant, Weights, conv, timm_weights
+from .base import FourStageBackbone, StagePlan, Variant, conv, timm_weights
 
 
 class LearnableAffineBlock(nn.Module):
@@ -219,58 +219,25 @@ class HGNetV2(FourStageBackbone):
 
 
 NETWORK = HGNetV2
-
-
-def hub(name: str, top1: float) -> Weights:
-    """Weights distilled from a larger network on unlabeled images, fine-tuned on ImageNet."""
-    return timm_weights(f"hgnetv2_{name}.ssld_stage2_ft_in1k", license="apache-2.0", top1=top1)
-
-
+# A variant: number, accuracy, layers of a block, stem, stages. The weights were distilled from a
+# larger network on unlabeled images and fine-tuned on ImageNet.
 VARIANTS = {
-    "hgnetv2_b0": HGNetV2Variant(
-        weights=hub("b0", 78.59),
-        stem=(16, 16),
-        stages=((16, 64, 1), (32, 256, 1), (64, 512, 2), (128, 1024, 1)),
-        num_layers=3,
-        use_lab=True,
-    ),
-    "hgnetv2_b1": HGNetV2Variant(
-        weights=hub("b1", 79.916),
-        stem=(24, 32),
-        stages=((32, 64, 1), (48, 256, 1), (96, 512, 2), (192, 1024, 1)),
-        num_layers=3,
-        use_lab=True,
-    ),
-    "hgnetv2_b2": HGNetV2Variant(
-        weights=hub("b2", 82.362),
-        stem=(24, 32),
-        stages=((32, 96, 1), (64, 384, 1), (128, 768, 3), (256, 1536, 1)),
-        num_layers=4,
-        use_lab=True,
-    ),
-    "hgnetv2_b3": HGNetV2Variant(
-        weights=hub("b3", 83.588),
-        stem=(24, 32),
-        stages=((32, 128, 1), (64, 512, 1), (128, 1024, 3), (256, 2048, 1)),
-        num_layers=5,
-        use_lab=True,
-    ),
-    "hgnetv2_b4": HGNetV2Variant(
-        weights=hub("b4", 83.952),
-        stem=(32, 48),
-        stages=((48, 128, 1), (96, 512, 1), (192, 1024, 3), (384, 2048, 1)),
-        num_layers=6,
-    ),
-    "hgnetv2_b5": HGNetV2Variant(
-        weights=hub("b5", 85.158),
-        stem=(32, 64),
-        stages=((64, 128, 1), (128, 512, 2), (256, 1024, 5), (512, 2048, 2)),
-        num_layers=6,
-    ),
-    "hgnetv2_b6": HGNetV2Variant(
-        weights=hub("b6", 86.38),
-        stem=(48, 96),
-        stages=((96, 192, 2), (192, 512, 3), (384, 1024, 6), (768, 2048, 3)),
-        num_layers=6,
-    ),
+    f"hgnetv2_b{number}": HGNetV2Variant(
+        weights=timm_weights(
+            f"hgnetv2_b{number}.ssld_stage2_ft_in1k", license="apache-2.0", top1=top1
+        ),
+        stem=stem,
+        stages=stages,
+        num_layers=num_layers,
+        use_lab=number < 4,
+    )
+    for number, top1, num_layers, stem, stages in (
+        (0, 78.59, 3, (16, 16), ((16, 64, 1), (32, 256, 1), (64, 512, 2), (128, 1024, 1))),
+        (1, 79.916, 3, (24, 32), ((32, 64, 1), (48, 256, 1), (96, 512, 2), (192, 1024, 1))),
+        (2, 82.362, 4, (24, 32), ((32, 96, 1), (64, 384, 1), (128, 768, 3), (256, 1536, 1))),
+        (3, 83.588, 5, (24, 32), ((32, 128, 1), (64, 512, 1), (128, 1024, 3), (256, 2048, 1))),
+        (4, 83.952, 6, (32, 48), ((48, 128, 1), (96, 512, 1), (192, 1024, 3), (384, 2048, 1))),
+        (5, 85.158, 6, (32, 64), ((64, 128, 1), (128, 512, 2), (256, 1024, 5), (512, 2048, 2))),
+        (6, 86.38, 6, (48, 96), ((96, 192, 2), (192, 512, 3), (384, 1024, 6), (768, 2048, 3))),
+    )
 }
