@@ -138,16 +138,6 @@ class SegmentationDataset(Dataset):
             raise DataError(f"none of the {count} samples can be read; the first: {problem}")
         return None
 
-    @classmethod
-    def encode_target(cls, target: np.ndarray) -> np.ndarray:
-        """Label file values of any shape -> train ids, uint8, in a new array."""
-        return cls.facts.encode(target)
-
-    @classmethod
-    def decode_target(cls, target: np.ndarray | Tensor) -> np.ndarray:
-        """Train ids of any shape -> colors (..., 3) uint8, in a new array."""
-        return cls.facts.decode(target)
-
 
 class FileDataset(SegmentationDataset):
     """Samples that are pairs of files, all of which must exist when the data set is built.

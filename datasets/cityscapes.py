@@ -95,6 +95,7 @@ class Cityscapes(FileDataset):
         # The license plate, -1, is 255 in an 8-bit file, and ignored.
         label_table=make_label_table({c.id: c.train_id for c in CLASSES}),
     )
+    encode_target, decode_target = facts.encode, facts.decode  # as in the predecessor
     splits: ClassVar = ("train", "val", "test", "trainval", "train_extra")
     options: ClassVar = ("download",)
     color_jitter: ClassVar = 0.5  # the predecessor's

@@ -59,6 +59,7 @@ class VOCSegmentation(FileDataset):
         make_palette(voc_cmap().tolist()),
         make_label_table({i: i for i in range(len(CLASS_NAMES))}),
     )
+    decode_target = facts.decode  # as in the predecessor
     splits: ClassVar = ("train", "val", "trainval", "test")
     options: ClassVar = ("year", "download")
     how_to_get: ClassVar = (

@@ -13,9 +13,6 @@ from itertools import islice
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-from torch import Tensor
-
 from datasets.base import FileDataset, Transform
 from datasets.facts import ClassFacts
 from datasets.folder.class_list import (
@@ -125,15 +122,6 @@ class Folder(FileDataset):
         if hold_colors(probed, class_list):
             return class_list.facts
         return replace(class_list.facts, colors=None)
-
-    # Here the class list of the instance decides, so these are no class methods.
-    def encode_target(self, target: np.ndarray) -> np.ndarray:  # type: ignore[override]
-        """Label file values of any shape -> train ids, uint8, in a new array."""
-        return self.facts.encode(target)
-
-    def decode_target(self, target: np.ndarray | Tensor) -> np.ndarray:  # type: ignore[override]
-        """Train ids of any shape -> colors (..., 3) uint8, in a new array."""
-        return self.facts.decode(target)
 
 
 @dataclass

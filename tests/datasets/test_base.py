@@ -132,18 +132,18 @@ def test_encode_and_decode_are_pure(cls: type[SegmentationDataset]) -> None:
         np.append(np.arange(len(cls.facts.class_names)), 255).astype(np.uint8).reshape(1, -1)
     )
     kept = train_ids.copy()
-    colors = cls.decode_target(train_ids)
+    colors = cls.facts.decode(train_ids)
     assert colors.shape == (*train_ids.shape, 3) and colors.dtype == np.uint8
     assert np.array_equal(train_ids, kept)
-    assert np.array_equal(cls.decode_target(torch.from_numpy(train_ids)), colors)
+    assert np.array_equal(cls.facts.decode(torch.from_numpy(train_ids)), colors)
     colors[:] = 1  # the caller's own array, not a view of the palette
     assert cls.facts.palette.max() > 1
     raw = np.array([[255, 0]])
-    assert cls.encode_target(raw)[0, 0] == 255
+    assert cls.facts.encode(raw)[0, 0] == 255
     assert raw.tolist() == [[255, 0]]
     for wrong in (254, 256, -2):
         with pytest.raises(ValueError, match=f"{wrong} is not a class"):
-            cls.encode_target(np.array([0, wrong]))
+            cls.facts.encode(np.array([0, wrong]))
 
 
 def keys(epoch: int) -> list[SampleKey]:

@@ -230,8 +230,8 @@ def test_facts_are_those_of_the_instance(tmp_path: Path) -> None:
     second = Folder(save(tmp_path / "2", rgb(*[RED] * 6), COLORS))
     assert (first.class_names, second.class_names) == (("a", "b"), ("red", "blue"))
     assert first.facts.colors is None and second.facts.colors == {RED: 0, BLUE: 1, BLACK: 255}
-    assert first.encode_target(np.array([[7, 20, 255, 3]])).tolist() == [[0, 1, 255, 255]]
-    assert second.decode_target(np.array([0, 1])).tolist() == [[255, 0, 0], [0, 0, 255]]
+    assert first.facts.encode(np.array([[7, 20, 255, 3]])).tolist() == [[0, 1, 255, 255]]
+    assert second.facts.decode(np.array([0, 1])).tolist() == [[255, 0, 0], [0, 0, 255]]
     facts = class_facts("folder", tmp_path / "1")
     assert facts.class_names == ("a", "b") and facts.colors is None
     assert np.array_equal(facts.label_table, first.facts.label_table)
