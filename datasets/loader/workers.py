@@ -115,21 +115,15 @@ def _full_text(error: BaseException | None) -> str:
     return "\n".join(texts)
 
 
-def shared_memory_error(error: BaseException) -> bool:
-    """Whether a loader process failed because shared memory ran out."""
-    text = _full_text(error)
-    return bool(SHARED_MEMORY_ERRORS.search(text)) and not TOO_MANY_FILES.search(text)
-
-
 def worker_death_line(error: BaseException) -> str | None:
     """One line about a loader process that died; None for any other error."""
     if isinstance(error, WorkerError):
         return str(error)
     text = _full_text(error)
-    if shared_memory_error(error):
-        return f"a loader process ran out of shared memory; {_remedy()}"
     if TOO_MANY_FILES.search(text):
         return "loader processes have too many files open; raise the limit: ulimit -n 65536"
+    if SHARED_MEMORY_ERRORS.search(text):
+        return f"a loader process ran out of shared memory; {_remedy()}"
     if killed := KILLED.search(text):
         pid, name = killed.groups()
         return f"a signal ({name}) killed loader process {pid}; {RESTART_HINT}"
