@@ -40,16 +40,17 @@ from utils.training.run import Run
 from utils.training.step import TrainingState
 from utils.visualizer import Progress, Trackers, plain_warnings
 
-# Runs are ranked by this score. The predecessor's "Mean IoU" counts a class that never occurs as 0
-# as soon as a single pixel is taken for it.
+# Runs are ranked by this score. The predecessor's "Mean IoU" gives a class without ground truth an
+# IoU of 0 as soon as one pixel is predicted as it.
 SCORE = "Mean IoU (classes in ground truth)"
 
 
 def compute_gradients(run: Run, net: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """Add up the gradients of one step's batches; returns this process's share of the loss.
 
-    The loss is divided by the number of labeled pixels in all batches of all processes. So neither
-    the number of batches nor where their labels are changes anything.
+    The loss is divided by the number of labeled pixels, or the sum of their class weights, in all
+    batches of all processes. So the number of batches changes nothing, nor which of them holds the
+    labels.
     """
     world, criterion, total = run.world, run.criterion, torch.zeros((), device=run.world.device)
     batches = [(images, labels.to(world.device, non_blocking=True)) for images, labels in batches]
@@ -75,12 +76,13 @@ def train(run: Run, trackers: Trackers, progress: Progress, stop: StopSignal) ->
     net = training_network(run.model, state.step, optim=opts.optim, world=world)
     loader, losses = run.data.train_loader(state.step), list[Tensor]()
     for batches in progress.track(grouped(loader, opts.optim.grad_accumulation)):
-        if state.step == opts.optim.freeze_backbone_itrs > 0:  # from now on the backbone learns
+        if 0 < opts.optim.freeze_backbone_itrs == state.step:  # from now on the backbone learns
             net = training_network(run.model, state.step, optim=opts.optim, world=world)
-        state.step, lr = state.step + 1, optimizer_step.lr
+        state.step += 1
+        lr = optimizer_step.lr  # of this step; the schedule moves on at its end
         optimizer_step.before_forward()
         losses.append(compute_gradients(run, net, batches))
-        optimizer_step(state.step, losses[-1])
+        optimizer_step.update(state.step, losses[-1])
         progress.count(sum(len(images) for images, _ in batches) * world.size)
 
         signaled = world.any(stop.name is not None)
@@ -125,9 +127,10 @@ def report_step(
 
 
 def save(run: Run, state: TrainingState, *, is_best: bool, is_last: bool) -> None:
-    """Write the latest checkpoint, and before it the best one if this is it; every process calls.
+    """Write the latest checkpoint, and before it the best one if this is the best.
 
-    A full disk costs this checkpoint but not the run, unless it is the last one.
+    All processes must call it. If the disk is full, this checkpoint is lost and training goes on,
+    unless it is the last one.
     """
     rng_states = run.world.gather(checkpoint.rng_state())
     if not run.world.is_main:
@@ -150,7 +153,7 @@ def save(run: Run, state: TrainingState, *, is_best: bool, is_last: bool) -> Non
 
 
 def validate(run: Run, step: int, trackers: Trackers) -> float:
-    """Score the model on the validation set and report it; returns what runs are ranked by."""
+    """Score the model on the validation set and report it; returns the score SCORE."""
     opts, world, begin = run.opts, run.world, time.perf_counter()
     class_names = run.data.class_names
     metrics = StreamSegMetrics(len(class_names), class_names=class_names)
@@ -158,7 +161,7 @@ def validate(run: Run, step: int, trackers: Trackers) -> float:
     averaged = run.optimizer_step.ema.model
     world.share_buffers(averaged)
     model = folded(averaged, conv_dtype=AUTOCAST_DTYPES.get(opts.optim.precision))
-    hidden = None if world.is_main else True
+    hidden = None if world.is_main else True  # None: hidden unless it is on a terminal
     torch.backends.cudnn.benchmark = opts.data.crop_val  # whole images have many sizes
     for samples in tqdm(run.data.val_loader, desc="validation", leave=False, disable=hidden):
         for _, group in groupby(samples, key=lambda sample: sample[1].shape):

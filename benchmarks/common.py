@@ -170,7 +170,7 @@ def our_step(run: Run, source: Iterator[Batch]) -> Callable[[], None]:
         number = next(numbers)
         batches = list(itertools.islice(source, run.opts.optim.grad_accumulation))
         run.optimizer_step.before_forward()
-        run.optimizer_step(number, main.compute_gradients(run, net, batches))
+        run.optimizer_step.update(number, main.compute_gradients(run, net, batches))
         if number % run.opts.run.print_interval == 0:
             run.optimizer_step.poll()
 

@@ -31,6 +31,9 @@ Feature = Tensor | tuple[Tensor, ...]  # one map, or several of which `concat_ma
 
 def upsample(x: Tensor, size: tuple[int, int], *, mode: str = "bilinear") -> Tensor:
     """Resize (N,C,h,w) to `size`, with the borders of the image aligned (align_corners=False)."""
+    # An exporter must not compare: that would bind the result to the sizes it was shown.
+    if not is_traced() and x.shape[2:] == size:
+        return x
     align_corners = None if mode == "nearest" else False
     return F.interpolate(x, size=size, mode=mode, align_corners=align_corners)
 
@@ -40,10 +43,7 @@ def concat_maps(sharp: Tensor, *coarse: Tensor) -> Tensor:
     if not coarse:
         return sharp
     size = (sharp.shape[2], sharp.shape[3])
-    # An exporter must not compare: that would bind the result to the sizes it was shown.
-    traced = is_traced()
-    maps = [upsample(x, size) if traced or x.shape[2:] != size else x for x in coarse]
-    return torch.cat([sharp, *maps], dim=1)
+    return torch.cat([sharp, *(upsample(x, size) for x in coarse)], dim=1)
 
 
 class ConcatMaps(nn.Module):

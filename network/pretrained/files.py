@@ -56,6 +56,8 @@ def read_file(path: str | Path) -> Checkpoint:
         raise ValueError(
             f"{path} has checkpoint format {content.get('format')}; this version reads {FORMAT}"
         )
+    if "model_name" in content and "build_args" not in content:
+        raise ValueError(f"{path} says which model it holds, but not how to build it")
     return cast(Checkpoint, content)
 
 

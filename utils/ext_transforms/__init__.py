@@ -10,16 +10,7 @@ fill color. Sizes are (H, W), or one int for a square.
 
 from .base import MEAN_COLOR, JointTransform
 from .color_jitter import ExtColorJitter
-from .pipelines import (
-    ExtCenterCrop,
-    ExtCompose,
-    ExtPILToTensor,
-    ExtRandomHorizontalFlip,
-    ExtRandomVerticalFlip,
-    ExtResize,
-    train_transform,
-    val_transform,
-)
+from .pipelines import train_transform, val_transform
 from .predecessor import (
     ExtLambda,
     ExtNormalize,
@@ -30,3 +21,11 @@ from .predecessor import (
     ExtToTensor,
 )
 from .random_crop import ExtRandomCrop, ExtRandomScaleCrop
+from .transforms import (
+    ExtCenterCrop,
+    ExtCompose,
+    ExtPILToTensor,
+    ExtRandomHorizontalFlip,
+    ExtRandomVerticalFlip,
+    ExtResize,
+)

@@ -1,114 +1,20 @@
-"""The pipelines of training and validation, and the simple transforms in them."""
+"""What happens to a picture in training and in validation: edit the augmentation here.
+
+The order counts: each transform gets the picture that the one before returned. More transforms are
+in `transforms.py` and `predecessor.py`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
-import cv2
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-
-from .base import (
-    MEAN_COLOR,
-    Color,
-    JointTransform,
-    Picture,
-    Rng,
-    Size,
-    check_bilinear,
-    check_size,
-    cut,
-    resize,
-)
 from .color_jitter import ExtColorJitter
 from .random_crop import ExtRandomScaleCrop
-
-
-class ExtCompose:
-    """Apply transforms one after another, all drawing from one generator."""
-
-    def __init__(self, transforms: Sequence[Callable[..., Any]]) -> None:
-        self.transforms = list(transforms)
-
-    def __call__(self, image: Any, label: Any, rng: Rng | None = None) -> tuple[Any, Any]:
-        rng = np.random.default_rng() if rng is None else rng
-        for transform in self.transforms:
-            image, label = transform(image, label, rng)
-        return image, label
-
-    def __repr__(self) -> str:
-        lines = "".join(f"\n    {transform}" for transform in self.transforms)
-        return f"{type(self).__name__}({lines}\n)"
-
-
-class ExtResize(JointTransform):
-    """Resize to (H, W), or the shorter side to a number of pixels."""
-
-    def __init__(self, size: Size, interpolation: int = Image.Resampling.BILINEAR) -> None:
-        check_bilinear(interpolation)
-        check_size(size)
-        self.size = size
-
-    def apply(self, image: np.ndarray, label: np.ndarray, rng: Rng) -> Picture:
-        if isinstance(self.size, int):
-            sides = image.shape[:2]
-            height, width = (max(1, side * self.size // min(sides)) for side in sides)
-        else:
-            height, width = self.size
-        return resize(image, label, (height, width))
-
-
-class ExtCenterCrop(JointTransform):
-    """Crop the center; a smaller picture is padded."""
-
-    def __init__(self, size: Size, *, image_fill: Color = MEAN_COLOR) -> None:
-        self.size = check_size(size)
-        self.image_fill = image_fill
-
-    def apply(self, image: np.ndarray, label: np.ndarray, rng: Rng) -> Picture:
-        top, left = (
-            round(spare / 2) if spare >= 0 else -(-spare // 2)
-            for spare in (image.shape[0] - self.size[0], image.shape[1] - self.size[1])
-        )
-        return cut(image, label, left=left, top=top, size=self.size, image_fill=self.image_fill)
-
-
-class _RandomFlip(JointTransform):
-    axis: int  # of OpenCV: 0 swaps top and bottom, 1 left and right
-
-    def __init__(self, p: float = 0.5) -> None:
-        if not 0 <= p <= 1:
-            raise ValueError(f"p must be a probability from 0 to 1, got {p}")
-        self.p = p
-
-    def apply(self, image: np.ndarray, label: np.ndarray, rng: Rng) -> Picture:
-        if rng.random() < self.p:
-            return cv2.flip(image, self.axis), cv2.flip(label, self.axis)
-        return image, label
-
-
-class ExtRandomHorizontalFlip(_RandomFlip):
-    """Swap left and right with probability p."""
-
-    axis = 1
-
-
-class ExtRandomVerticalFlip(_RandomFlip):
-    """Swap top and bottom with probability p."""
-
-    axis = 0
-
-
-class ExtPILToTensor(JointTransform):
-    """Image -> (3, H, W) and label -> (H, W): new uint8 tensors."""
-
-    def apply(self, image: np.ndarray, label: np.ndarray, rng: Rng) -> tuple[Tensor, Tensor]:
-        pixels = torch.empty(3, *image.shape[:2], dtype=torch.uint8)
-        cv2.split(image, list(pixels.numpy()))  # fills the planes, much faster than permute()
-        return pixels, torch.from_numpy(np.array(label, order="C"))
+from .transforms import (
+    ExtCenterCrop,
+    ExtCompose,
+    ExtPILToTensor,
+    ExtRandomHorizontalFlip,
+    ExtResize,
+)
 
 
 def train_transform(

@@ -1,4 +1,4 @@
-"""The predecessor's transforms that no pipeline here uses; its users' scripts do."""
+"""More joint transforms, which the predecessor has and the pipelines here do not use."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from .base import (
     resize,
     scaled_length,
 )
-from .pipelines import ExtCenterCrop, ExtPILToTensor
 from .random_crop import check_scale
+from .transforms import ExtCenterCrop, ExtPILToTensor
 
 
 class ExtRandomScale(JointTransform):

@@ -18,16 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction, FunctionCtx, once_differentiable
 
+from network.upsampled_conv import upsample
+
 # A CPU's cache holds a small band while the loss works on it; a GPU needs few and large kernels.
 BAND_BYTES = 32 * 2**20
 BAND_BYTES_CPU = 4 * 2**20
-
-
-def upsample(scores: Tensor, size: tuple[int, int]) -> Tensor:
-    """Upsample bilinearly to (H, W); scores of that size are returned as they are."""
-    if scores.shape[-2:] == size:
-        return scores
-    return F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
 
 
 @dataclass(frozen=True)

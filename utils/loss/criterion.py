@@ -16,7 +16,9 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from .bands import banded_sum, upsample
+from network.upsampled_conv import upsample
+
+from .bands import banded_sum
 from .functions import check_class_weights, labeled_weight, mean_from_sums
 from .table import LOSSES, Kind, parse_loss
 

@@ -26,12 +26,17 @@ class Loss:
     """One loss: `function(logits, labels)` gives a scalar, to which ignored pixels add nothing.
 
     Each of `options` is the name of a command-line option, which the function takes as a keyword
-    of that name; "class_weights" comes as a tensor (C,) or None.
+    of that name; "class_weights" comes as a tensor (C,) or None. A function of Kind.PIXELS must
+    take it, since its sum is divided by the class weights of the labeled pixels.
     """
 
     kind: Kind
     function: Callable[..., Tensor]
     options: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        if self.kind is Kind.PIXELS and "class_weights" not in self.options:
+            raise ValueError(f"{self.function.__name__}: a loss of pixels must take class_weights")
 
 
 LOSSES: dict[str, Loss] = {

@@ -131,7 +131,7 @@ def _output_names(known: tuple[str, ...], asked: int | None, *, dataset: str) ->
 
 
 def _compare_classes(opts: options.Options, start: StartPoint, class_names: list[str]) -> None:
-    """Note that the checkpoint has other class names; to continue it is then a ValueError."""
+    """Note that the checkpoint has other class names; ValueError if the run resumes or tests it."""
     then = list(start.saved.get("class_names", class_names))
     if then == class_names or opts.model.finetune:
         return
@@ -142,18 +142,18 @@ def _compare_classes(opts: options.Options, start: StartPoint, class_names: list
 
 
 def build_datasets(opts: options.Options, *, world: World) -> dict[str, SegmentationDataset]:
-    """The data sets "train" (but with --test_only) and "val"."""
+    """The data sets "train" (except with --test_only) and "val"."""
     data = opts.data
     own_jitter = datasets.DATASETS[data.dataset].color_jitter
-    augment = train_transform(
+    train_pipeline = train_transform(
         data.crop_size,
         scale_range=data.scale_range,
         color_jitter=own_jitter if data.color_jitter is None else data.color_jitter,
         cat_max_ratio=data.cat_max_ratio,
     )
-    whole = val_transform(data.crop_size if data.crop_val else None)
-    wanted = {} if opts.run.test_only else {"train": (data.train_split, augment)}
-    wanted["val"] = ("val", whole)
+    val_pipeline = val_transform(data.crop_size if data.crop_val else None)
+    wanted = {} if opts.run.test_only else {"train": (data.train_split, train_pipeline)}
+    wanted["val"] = ("val", val_pipeline)
 
     def build() -> dict[str, SegmentationDataset]:
         return {
@@ -203,7 +203,7 @@ def _notes_on_data(run_data: RunData, *, start: StartPoint) -> list[str]:
 def _by_split(
     sets: Mapping[str, SegmentationDataset], train_split: str
 ) -> dict[str, SegmentationDataset]:
-    """The data sets under their splits' names: trainval may share images with val, train not."""
+    """The data sets by their splits' names: trainval may share images with val, train must not."""
     return {train_split if name == "train" else name: dataset for name, dataset in sets.items()}
 
 
@@ -218,7 +218,7 @@ def _brief_check(sets: Mapping[str, SegmentationDataset], data: options.DataOpti
     )
     lines = report.problems + report.notes
     if data.train_split == "trainval":
-        lines.append("the validation images are trained on, so the scores say nothing of new ones")
+        lines.append("training uses the validation images: the scores say nothing about new ones")
     return [f"data: {line}" for line in lines]
 
 

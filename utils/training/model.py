@@ -95,7 +95,7 @@ def _create(
     )
 
 
-def load_pretrained(
+def load_backbone_weights(
     model: network.DeepLabV3, asked: str | None, *, start: StartPoint, world: World
 ) -> None:
     """Give the backbone the weights of --pretrained, unless the run starts from a checkpoint."""
@@ -153,7 +153,7 @@ def training_network(
 
 
 def train_mode(model: network.DeepLabV3, step: int, *, optim: options.OptimOptions) -> None:
-    """Training mode, but for what --freeze_bn and --freeze_backbone_itrs keep as it is."""
+    """Training mode, except for what --freeze_bn and --freeze_backbone_itrs keep as it is."""
     torch.backends.cudnn.benchmark = True  # all crops have one size
     model.train()
     if step < optim.freeze_backbone_itrs:

@@ -16,14 +16,14 @@ from utils.scheduler import create_scheduler
 from utils.training.class_weights import class_weights
 from utils.training.data import RunData, load_data
 from utils.training.ema import Ema
-from utils.training.model import build_model, load_pretrained
+from utils.training.model import build_model, load_backbone_weights
 from utils.training.run import Run
 from utils.training.start import StartPoint, find_start
 from utils.training.step import OptimizerStep
 
 
 def prepare(opts: options.Options, command: str) -> Run:
-    """Prepare a run.
+    """Build all of a run, in this order: processes, files, data, model, loss, optimizer's step.
 
     Raises ValueError or FileNotFoundError with one line that says what to do.
     """
@@ -35,8 +35,8 @@ def prepare(opts: options.Options, command: str) -> Run:
     torch.manual_seed(opts.run.random_seed)  # the weights are the same in all processes
     model = build_model(opts, num_classes=len(data.class_names), start=start)
     criterion = build_criterion(opts, data, start=start, world=world)
-    # What has to be fetched comes after everything that can be wrong without it.
-    load_pretrained(model, opts.model.pretrained, start=start, world=world)
+    # Download weights only after all checks that need none.
+    load_backbone_weights(model, opts.model.pretrained, start=start, world=world)
     model = model.to(world.device).to(memory_format=torch.channels_last)
     torch.manual_seed(opts.run.random_seed + world.rank)  # dropout differs between processes
     optimizer_step = build_step(opts, model, start=start, world=world)
@@ -78,7 +78,7 @@ def build_criterion(
 def build_step(
     opts: options.Options, model: network.DeepLabV3, *, start: StartPoint, world: World
 ) -> OptimizerStep:
-    """The optimizer with everything that moves along, at the step where training continues."""
+    """The optimizer with its schedule, scaler and average, restored if the run resumes."""
     optim = opts.optim
     optimizer = create_optimizer(
         optim.optimizer,
@@ -111,11 +111,11 @@ def build_step(
             f"--precision tf32 has no effect on {world.device.type}: it computes in fp32"
         )
     if start.resumes:
-        resume_training(step, opts, start=start, world=world)
+        restore_training_state(step, opts, start=start, world=world)
     return step
 
 
-def resume_training(
+def restore_training_state(
     step: OptimizerStep, opts: options.Options, *, start: StartPoint, world: World
 ) -> None:
     """Put the checkpoint's training state in place, and note what differs from then."""
@@ -124,7 +124,7 @@ def resume_training(
     if start.step > total:
         raise ValueError(f"{start.ckpt} is at step {start.step}, past --total_itrs {total}")
     if not checkpoint.restore_rng(saved.get("rng", ()), world.rank):
-        start.notes.append("the file has no generator state for this process: dropout starts anew")
+        start.notes.append("the checkpoint has no random state for this process: dropout differs")
     start.notes.extend(options.changes_on_resume(saved.get("options", {}), options.flat(opts)))
     threads = saved.get("num_threads", torch.get_num_threads())
     if threads != torch.get_num_threads():

@@ -29,7 +29,9 @@ def announce(run: Run) -> None:
     opts, world, data = run.opts, run.world, run.data
     for note in dict.fromkeys(run.start.notes):
         world.say(note)
-    kind = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu"
+    kind = world.device.type
+    if kind == "cuda":
+        kind = torch.cuda.get_device_name(world.device)
     training = not opts.run.test_only
     num_train = f"{data.num_train} images to train on, " if training else ""
     lines = [
@@ -48,9 +50,8 @@ def announce(run: Run) -> None:
         )
     if run.start.resumes:
         step, total = run.start.step, opts.optim.total_itrs
-        lines.append(
-            f"training continues at step {step} of {total}" + ", its end" * (step == total)
-        )
+        end = ", which is the end" if step == total else ""
+        lines.append(f"training continues at step {step} of {total}{end}")
     world.say("\n".join(lines))
 
 

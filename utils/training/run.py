@@ -22,10 +22,10 @@ from utils.training.step import OptimizerStep, TrainingState
 
 @dataclass(frozen=True)
 class Run:
-    """What `prepare` checked and built; nothing of it is on the disk yet."""
+    """What `prepare` checked and built; nothing has been written yet."""
 
     opts: options.Options
-    command: str
+    command: str  # as the user typed it
     world: World
     start: StartPoint
     data: RunData

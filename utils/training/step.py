@@ -1,4 +1,4 @@
-"""One step of the optimizer, and how a step whose loss or gradient is not finite leaves no trace.
+"""One step of the optimizer, and how a step with a NaN or infinite loss is undone.
 
 Nothing here waits for a GPU. Whether a step was bad stays on the device, decides there about the
 update, and is read only when the loss is read.
@@ -32,7 +32,7 @@ class TrainingState:
 
     @classmethod
     def of(cls, saved: Checkpoint) -> TrainingState:
-        """The state that a checkpoint holds; that of the start if it is empty."""
+        """The state in a checkpoint; the first state if the checkpoint is empty."""
         return cls(
             step=saved.get("cur_itrs", 0),
             best_score=float(saved.get("best_score", 0)),
@@ -41,7 +41,7 @@ class TrainingState:
         )
 
     def entries(self) -> Checkpoint:
-        """What a checkpoint keeps of it."""
+        """What a checkpoint keeps of it, under the names that its files always had."""
         return {
             "cur_itrs": self.step,
             "best_score": self.best_score,
@@ -69,7 +69,7 @@ class BadStepsError(FloatingPointError):
         self.step = step
 
 
-class Buffers:
+class BufferBackup:
     """Copies of a network's buffers (BatchNorm's statistics) from before the present step.
 
     All buffers of one data type share one flat copy, so that keeping and restoring hundreds of
@@ -106,16 +106,16 @@ class Buffers:
 class OptimizerStep:
     """Everything that happens to the weights after the gradients are there.
 
-    Calling it clips the gradients, takes the optimizer's step, forgets the gradients, and moves the
-    learning rate and the averaged weights on. If the loss or the norm of the gradients is not
-    finite, the step is bad: weights, optimizer state and BatchNorm statistics stay as they were. A
-    step that is bad in one process is bad in all.
+    `update` clips the gradients, takes the optimizer's step, clears the gradients, and advances the
+    learning rate and the averaged weights. If the loss or the norm of the gradients is not finite,
+    the step is bad: weights, optimizer state and BatchNorm statistics stay as they were, and only
+    the schedule and the average advance. A step that is bad in one process is bad in all.
 
-    A fused optimizer skips a bad update on the device. The others are asked from the host, which
-    waits for the device. Under fp16 the scaler skips gradients that overflow, and only the loss
-    makes a step bad.
+    A fused optimizer skips a bad update on the device. For any other, the CPU reads whether the
+    step was bad, which waits for the device. Under fp16 the scaler skips gradients that overflow,
+    and only the loss makes a step bad.
 
-    Make it before the optimizer's state is loaded. `max_norm` 0 does not clip.
+    Load the optimizer's state with `load`, after this is made. `max_norm` 0 does not clip.
     """
 
     def __init__(
@@ -134,9 +134,9 @@ class OptimizerStep:
         self.scaler = scaler or torch.amp.GradScaler(world.device.type, enabled=False)
         self.ema = ema or NoEma(model)
         self.max_bad_steps, self.max_norm = max_bad_steps, max_norm
-        self._buffers = Buffers(model)
+        self._buffers = BufferBackup(model)
         self._fused = all(group.get("fused") for group in optimizer.param_groups)
-        # Bad steps in a row; and since the last poll the most in a row, all of them, the last one.
+        # Bad steps in a row up to now. Since the last poll: the most in a row, all, the last one.
         self._counts = torch.zeros(4, dtype=torch.int64, device=world.device)
         self._prepare_momentum()
 
@@ -154,8 +154,8 @@ class OptimizerStep:
         # Several processes take the mean of their gradients, and the loss is the sum of the shares.
         self.scaler.scale(loss * self.world.size).backward()
 
-    def __call__(self, step: int, loss: Tensor) -> None:
-        """Update the weights by the gradients; `loss` is this process's, `step` counts from 1."""
+    def update(self, step: int, loss: Tensor) -> None:
+        """Change the weights by the gradients; `loss` is this process's, `step` counts from 1."""
         bad = ~loss.detach().isfinite()
         if self.world.size > 1:
             bad = self.world.sum(bad.float()) > 0
@@ -248,7 +248,7 @@ class OptimizerStep:
             self.optimizer.zero_grad()  # without gradients nothing moves, weight decay included
 
     def _prepare_momentum(self) -> None:
-        """Give the momentum that is not there yet the value 0, which is the same to the update.
+        """Give the momentum that is not there yet the value 0, which gives the same update.
 
         torch's fused SGD leaves a new momentum uninitialized if it skips its first update.
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -257,3 +258,11 @@ def test_missing_batch_counters_and_a_wrapper_are_fine(mobilenet):
     load_model_state(model, state, source="X.pth")
     for key, value in mobilenet.state_dict().items():
         assert torch.equal(model.state_dict()[key], value), key
+
+
+def test_a_checkpoint_that_does_not_say_how_to_build_its_model_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    weight = torch.zeros(1)
+    torch.save({"format": 1, "model_name": PLUS, "model_state": {"w": weight}}, path)
+    with pytest.raises(ValueError, match="x.pth says which model it holds, but not how to build"):
+        load_checkpoint(path)

@@ -88,7 +88,7 @@ weight = model[0].weight.tolist()
 for step in (1, 2):
     update.before_forward()
     gradient(True)
-    update(step, torch.tensor(float("nan") if (rank, step) == (1, 1) else 1.0))
+    update.update(step, torch.tensor(float("nan") if (rank, step) == (1, 1) else 1.0))
     seen[f"moved {step}"] = model[0].weight.tolist() != weight
 seen["bad"] = update.poll()
 print(json.dumps(seen), flush=True)

@@ -14,7 +14,7 @@ import network
 from utils import options
 from utils.runtime.checkpoint import RunFiles
 from utils.runtime.distributed import World
-from utils.training.model import build_model, load_pretrained
+from utils.training.model import build_model, load_backbone_weights
 from utils.training.start import StartPoint
 
 RESNET = "deeplabv3_resnet18"
@@ -142,7 +142,7 @@ class OtherProcess(World):
 def load(asked: str | None, main: Callable[[], object]) -> list[str]:
     """The notes on --pretrained, in a process that comes after the main one."""
     start, model = start_from({}), network.create_model(RESNET)
-    load_pretrained(model, asked, start=start, world=OtherProcess(main))
+    load_backbone_weights(model, asked, start=start, world=OtherProcess(main))
     return start.notes
 
 
@@ -167,5 +167,5 @@ def test_weights_are_loaded_where_they_are_fetched_first(monkeypatch: pytest.Mon
 def test_weights_are_not_fetched_for_a_run_that_starts_from_a_checkpoint() -> None:
     start = start_from({"model_state": {}})
     model = network.create_model(RESNET)
-    load_pretrained(model, "imagenet", start=start, world=World(0, 1, torch.device("cpu")))
+    load_backbone_weights(model, "imagenet", start=start, world=World(0, 1, torch.device("cpu")))
     assert start.notes == []

@@ -17,7 +17,7 @@ from utils.runtime import checkpoint
 from utils.runtime.distributed import World
 from utils.scheduler import create_scheduler
 from utils.training.ema import Ema
-from utils.training.prepare import resume_training
+from utils.training.prepare import restore_training_state
 from utils.training.start import StartPoint
 from utils.training.step import OptimizerStep
 
@@ -54,7 +54,7 @@ def saved_after(steps: int, optimizer: str = "sgd", **settings: float) -> Checkp
         step.before_forward()
         loss = model.classifier(model.backbone(torch.ones(1, 3))).sum()
         step.backward(loss)
-        step(number, loss)
+        step.update(number, loss)
     return {**step.entries(), "cur_itrs": steps, "rng": [checkpoint.rng_state()]}
 
 
@@ -64,7 +64,7 @@ def resume(saved: Checkpoint, step: OptimizerStep, **optim: float) -> list[str]:
     opts = replace(opts, optim=replace(opts.optim, **({"total_itrs": 10} | optim)))
     files = checkpoint.RunFiles(Path("out"), "r")
     start = StartPoint(files, 16, Path("x.pth"), saved, resumes=True, notes=[])
-    resume_training(step, opts, start=start, world=WORLD)
+    restore_training_state(step, opts, start=start, world=WORLD)
     return start.notes
 
 
@@ -96,7 +96,7 @@ def test_a_scheduler_saved_one_step_behind_is_set_right() -> None:
     step = build()
     (note,) = resume(saved, step)
     assert step.lr == pytest.approx(0.1 * (1 - 4 / 10) ** 0.9)
-    assert "no generator state" in note
+    assert "no random state" in note
 
 
 @pytest.mark.parametrize(

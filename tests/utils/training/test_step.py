@@ -50,7 +50,7 @@ class Training:
         value = self.model(images).square().mean() + loss
         self.optimizer_step.backward(value)
         self.model.classifier.bias.grad += grad
-        self.optimizer_step(number, value)
+        self.optimizer_step.update(number, value)
 
     def state(self) -> list[torch.Tensor]:
         moments = self.optimizer.state_dict()["state"].values()
@@ -104,7 +104,7 @@ def test_several_forward_passes_in_a_bad_step_leave_the_statistics() -> None:
         loss = run.model(torch.full((2, 3, 6, 6), image)).mean()
     loss.backward()
     assert not torch.equal(run.model.backbone[1].num_batches_tracked, torch.tensor(0))
-    run.optimizer_step(1, torch.tensor(NAN))
+    run.optimizer_step.update(1, torch.tensor(NAN))
     assert all(map(torch.equal, before, run.model.buffers()))
 
 
