@@ -225,27 +225,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     if opts.model.list_models:
         say(models_table())
         return 0
-    run = None
+    run, code = None, 1
     try:
         if opts.data.check_data:
             return check_data(opts)
         run = prepare(opts, options.command_line(argv))
         execute(run)
+        code = 0
     except KeyboardInterrupt:
         saved = run is not None and run.files.latest.exists()
         hint = "continue with --continue_training" if saved else "nothing was saved yet"
         say(f"main.py: interrupted; {hint}", error=True)
-        return 130
+        code = 130
     except Exception as error:
         line = explain(error, run)
         if line is None:
             raise
         if line:
             say(f"main.py: error: {line}", error=True)
-        return 1 if isinstance(error, FloatingPointError) else 2  # 2: a mistake of the user's
+        code = 1 if isinstance(error, FloatingPointError) else 2  # 2: a mistake of the user's
     finally:
-        distributed.close()
-    return 0
+        distributed.leave(code)
+    return code
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -160,10 +162,22 @@ def speaks(error: BaseException) -> bool:
     return speaker == int(os.environ.get("RANK", 0))
 
 
-def close() -> None:
-    """Leave the world, if this process is in one."""
-    if dist.is_initialized():
+def leave(code: int) -> None:
+    """Leave the world, if this process is in one, at the end of a program with exit code `code`.
+
+    After a failure this ends the process at once: other processes may be gone or busy, and an
+    orderly end would wait for them, or crash.
+    """
+    if not dist.is_initialized():
+        return
+    if code == 0:
         dist.destroy_process_group()
+        return
+    if sys.exc_info()[0] is not None:  # an error is on its way out; nobody else would print it
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def is_peer_failure(error: BaseException) -> bool:
