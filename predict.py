@@ -83,6 +83,8 @@ def load_model(
     """
     content = network.pretrained.read_file(opts.ckpt)
     is_ours = "model_name" in content
+    if is_ours and old.model not in (None, content["model_name"]):
+        raise ValueError(f"{opts.ckpt} holds {content['model_name']}, not --model {old.model}")
     model = network.pretrained.rebuild(
         content,
         source=opts.ckpt,

@@ -338,7 +338,7 @@ def test_contradicting_flags_and_missing_checkpoints_are_errors(
     source = tmp_path / "x.png"
     Image.fromarray(picture).save(source)
     assert call(source, "--model", "deeplabv3_resnet50") == 2
-    assert "holds deeplabv3plus_mobilenet" in capsys.readouterr().err
+    assert "holds deeplabv3plus_mobilenet, not --model " in capsys.readouterr().err
     assert call(source, "--ckpt", str(tmp_path / "no.pth")) == 2
     assert "no.pth" in capsys.readouterr().err
     assert not (tmp_path / "masks").exists()
