@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 import torch
@@ -29,6 +29,7 @@ from network.summary import models_table
 from utils import options
 from utils.runtime import checkpoint, distributed
 from utils.runtime.console import say
+from utils.runtime.memory import peak_memory
 from utils.runtime.precision import AUTOCAST_DTYPES
 from utils.runtime.signals import StopSignal
 from utils.training import report
@@ -38,11 +39,7 @@ from utils.training.model import train_mode, training_network
 from utils.training.prepare import prepare
 from utils.training.run import Run
 from utils.training.step import TrainingState
-from utils.visualizer import Progress, Trackers, plain_warnings
-
-# Runs are ranked by this score. The predecessor's "Mean IoU" gives a class without ground truth an
-# IoU of 0 as soon as one pixel is predicted as it.
-SCORE = "Mean IoU (classes in ground truth)"
+from utils.visualizer import SCORE, Progress, Trackers, plain_warnings
 
 
 def compute_gradients(run: Run, net: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
@@ -79,7 +76,7 @@ def train(run: Run, trackers: Trackers, progress: Progress, stop: StopSignal) ->
         if 0 < opts.optim.freeze_backbone_itrs == state.step:  # from now on the backbone learns
             net = training_network(run.model, state.step, optim=opts.optim, world=world)
         state.step += 1
-        lr = optimizer_step.lr  # of this step; the schedule moves on at its end
+        rates = optimizer_step.learning_rates  # of this step; the schedule moves on at its end
         optimizer_step.before_forward()
         losses.append(compute_gradients(run, net, batches))
         optimizer_step.update(state.step, losses[-1])
@@ -91,7 +88,7 @@ def train(run: Run, trackers: Trackers, progress: Progress, stop: StopSignal) ->
         interval = opts.run.save_interval or opts.run.val_interval
         saves = is_last or validates or state.step % interval == 0
         if saves or state.step % opts.run.print_interval == 0:
-            report_step(run, state.step, losses, lr, trackers, progress)
+            report_step(run, state.step, losses, rates, trackers, progress)
             losses = []
         report.say_skipped(run, "train", at_step=state.step)
         if saves:
@@ -113,15 +110,23 @@ def report_step(
     run: Run,
     step: int,
     losses: Sequence[Tensor],
-    lr: float,
+    rates: Mapping[str, float],
     trackers: Trackers,
     progress: Progress,
 ) -> None:
-    """Show the mean of the finite `losses` since the last report, the lr and the speed."""
+    """Show the mean of the finite `losses` since the last report, and what else is known."""
     num_bad = run.optimizer_step.poll()
     whole = run.world.sum(torch.stack(list(losses)))  # of each loss, a process has its share
     loss = whole[whole.isfinite()].mean().item()
-    values = {"loss": loss, "lr": lr, **progress.speed()}
+    images = step * run.opts.data.batch_size * run.opts.optim.grad_accumulation
+    values = {
+        "epoch": images / run.data.num_train,
+        "loss": loss,
+        **rates,
+        "gradient norm": run.optimizer_step.gradient_norm.item(),
+        **progress.speed(),
+        "peak memory": peak_memory(run.world.device),
+    }
     progress.report(step, values, num_bad=num_bad)
     trackers.scalars(step, values)
 
@@ -157,6 +162,7 @@ def validate(run: Run, step: int, trackers: Trackers) -> float:
     opts, world, begin = run.opts, run.world, time.perf_counter()
     class_names = run.data.class_names
     metrics = StreamSegMetrics(len(class_names), class_names=class_names)
+    selection = report.start_selection(run)
     sums = torch.zeros(2, dtype=torch.float64)  # the loss times its divisor, and the divisor
     averaged = run.optimizer_step.ema.model
     world.share_buffers(averaged)
@@ -175,15 +181,16 @@ def validate(run: Run, step: int, trackers: Trackers) -> float:
                 predictions = labels_from_logits(logits, (targets.shape[1], targets.shape[2]))
                 count = run.criterion.count(targets)
                 sums += torch.stack([run.criterion(logits, targets) * count, count]).cpu()
-            metrics.update(targets, predictions)
-            for sample, predicted in zip(same_size, predictions.cpu(), strict=True):
-                report.show_sample(run, step, trackers, sample, predicted)
+            for sample, target, predicted in zip(same_size, targets, predictions, strict=True):
+                counts = metrics.update(target, predicted)
+                report.look_at(run, selection, sample, predicted, counts)
     metrics.all_reduce()
     sums = sums if world.size == 1 else world.sum(sums.to(world.device))  # MPS has no float64
     report.say_skipped(run, "val")
     if world.is_main:
         loss = (sums[0] / sums[1]).item()
-        report.report_validation(run, step, trackers, metrics, loss, time.perf_counter() - begin)
+        seconds = time.perf_counter() - begin
+        report.report_validation(run, step, trackers, metrics, loss, seconds, selection)
     return metrics.get_results()[SCORE]
 
 

@@ -123,9 +123,10 @@ class StreamSegMetrics:
 
     # Tensors made in inference mode cannot be changed in place outside of it, as all_reduce does.
     @torch.inference_mode(False)
-    def update(self, labels: np.ndarray | Tensor, preds: np.ndarray | Tensor) -> None:
+    def update(self, labels: np.ndarray | Tensor, preds: np.ndarray | Tensor) -> Tensor:
         """Count one batch: integer arrays or tensors of the same shape, on any device.
 
+        Returns the counts of this batch alone, int64 (C, C) on the device of the predictions.
         Raises ValueError, and counts nothing, if the shapes differ, a type is not integer, or a
         prediction at a labeled pixel is outside 0..n_classes-1.
         """
@@ -138,6 +139,7 @@ class StreamSegMetrics:
             )
         counts = _count(labels.to(preds.device), preds, self.n_classes)
         self.counts = self.counts.to(counts.device) + counts
+        return counts
 
     def all_reduce(self) -> None:
         """Sum the counts over all processes; call it once in each, before get_results.

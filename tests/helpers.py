@@ -16,16 +16,22 @@ import network
 
 ROOT = Path(__file__).parent.parent
 NAME = "deeplabv3plus_mobilenet_voc_os16"
+# What depends on the speed and the memory of the machine.
+MEASURED = (
+    "wall time",
+    "images/s",
+    "data wait",
+    "time left",
+    "peak memory",
+    "validation seconds",
+)
 Args = Callable[..., list[str]]
 
 
 def history(folder: Path, name: str = NAME) -> list[dict]:
     """The lines of a run's history without what depends on the machine's speed."""
     lines = (folder / name / "history.jsonl").read_text().splitlines()
-    return [
-        {k: v for k, v in json.loads(line).items() if k not in ("images/s", "data wait")}
-        for line in lines
-    ]
+    return [{k: v for k, v in json.loads(line).items() if k not in MEASURED} for line in lines]
 
 
 def step_losses(folder: Path, name: str = NAME) -> list[float]:

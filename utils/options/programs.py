@@ -49,6 +49,13 @@ def flat(options: Options) -> dict[str, Any]:
     }
 
 
+def changed(options: Options) -> list[str]:
+    """The names of the options that differ from their defaults."""
+    groups = (getattr(options, group.name) for group in dataclasses.fields(options))
+    values = {name: value for group in groups for name, value in vars(group).items()}
+    return [name for name, field in fields().items() if values[name] != field.default]
+
+
 def fields() -> dict[str, dataclasses.Field[Any]]:
     """The dataclass field of every option of `main.py`: its metadata are the facts about it."""
     groups = get_type_hints(Options).values()

@@ -1,4 +1,4 @@
-"""Memory: freed blocks are kept, and a failed allocation is recognized."""
+"""Memory: freed blocks are kept, the peak is measured, a failed allocation is recognized."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import ctypes
 import platform
 import re
 from functools import cache
+
+import torch
 
 # glibc's malloc.h
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
@@ -35,3 +37,15 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     words = "out of memory|can't allocate"
     return isinstance(error, RuntimeError) and re.search(words, str(error)) is not None
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that this process has had: of the GPU that it computes on, else of RAM."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else 1024 * peak

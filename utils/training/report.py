@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,16 +11,20 @@ from torch import Tensor
 from datasets.loader import Sample
 from metrics import StreamSegMetrics
 from utils import options
+from utils.runtime import environment
 from utils.runtime.console import list_names, say
 from utils.training.run import Run
 from utils.training.step import TrainingState
 from utils.visualizer import (
     History,
+    SampleSelection,
     Tracker,
     Trackers,
+    ValidatedSample,
     Visualizer,
     figures,
     history,
+    image_scores,
     pictures,
     tolerate_write_errors,
 )
@@ -29,9 +35,6 @@ def announce(run: Run) -> None:
     opts, world, data = run.opts, run.world, run.data
     for note in dict.fromkeys(run.start.notes):
         world.say(note)
-    kind = world.device.type
-    if kind == "cuda":
-        kind = torch.cuda.get_device_name(world.device)
     training = not opts.run.test_only
     num_train = f"{data.num_train} images to train on, " if training else ""
     lines = [
@@ -39,7 +42,8 @@ def announce(run: Run) -> None:
         f"{len(data.class_names)} classes, output stride {run.model.build_args['output_stride']}",
         f"{opts.data.dataset}: {num_train}{len(data.val_set)} to validate, "
         f"{data.num_workers} loader processes",
-        f"torch {torch.__version__} on {kind}, {opts.optim.precision}, {world.size} process(es)",
+        f"torch {torch.__version__} on {environment.device_name(world.device)}, "
+        f"{opts.optim.precision}, {world.size} process(es)",
     ]
     if training:
         batch, several = opts.data.batch_size, opts.optim.grad_accumulation
@@ -97,34 +101,40 @@ def say_skipped(run: Run, split: str, *, at_step: int | None = None) -> None:
     run.world.say(f"{epoch}{len(bad)} of {len(dataset)} {split} files skipped{names}")
 
 
-def show_sample(run: Run, step: int, trackers: Trackers, sample: Sample, predicted: Tensor) -> None:
-    """Save a validation image's result if asked, and show it if it is one of the samples.
+def look_at(
+    run: Run, selection: SampleSelection, loaded: Sample, predicted: Tensor, counts: Tensor
+) -> None:
+    """Save a validation image's result if asked, and let `selection` decide whether to show it.
 
-    `predicted` is (H,W), on the CPU as the sample is.
+    `predicted` is (H,W), `counts` (C,C) this image's; the image is on the CPU.
     """
-    opts, val_set = run.opts, run.data.val_set
-    index, image, label = sample
-    palette, name = val_set.facts.palette, val_set.sample_name(index)
-    num_samples = min(opts.vis.vis_num_samples, len(val_set))
-    samples = np.linspace(0, len(val_set) - 1, num_samples).astype(int)
-    samples -= samples % run.world.size  # those the main process validates
-    is_sample = index in samples
-    if not (is_sample or opts.run.save_val_results):
-        return
-    pixels, target, prediction = image.permute(1, 2, 0).numpy(), label.numpy(), predicted.numpy()
-    if opts.run.save_val_results:
+    index, image, label = loaded
+    name, miou, wrong = run.data.val_set.sample_name(index), *image_scores(counts.cpu().numpy())
+
+    def made() -> ValidatedSample:
+        pixels, prediction = image.permute(1, 2, 0).numpy(), predicted.cpu().numpy()
+        return ValidatedSample(
+            name, pixels, label.numpy(), prediction.astype(np.uint8), miou, wrong
+        )
+
+    selection.add(index, miou, made)
+    if run.opts.run.save_val_results:
+        sample = made()
         with tolerate_write_errors():
             pictures.save_result(
                 run.files.folder / "results",
                 name,
-                image=pixels,
-                target=target,
-                prediction=prediction,
-                palette=palette,
+                image=sample.image,
+                target=sample.target,
+                prediction=sample.prediction,
+                palette=run.data.val_set.facts.palette,
             )
-    if is_sample:
-        panels = [pixels, palette[target], palette[prediction]]
-        trackers.image(name, step, pictures.side_by_side(panels))
+
+
+def start_selection(run: Run) -> SampleSelection:
+    """Chooses among the images that this process validates; only the main process shows some."""
+    indices = range(run.world.rank, len(run.data.val_set), run.world.size)
+    return SampleSelection(indices, run.opts.vis.vis_num_samples if run.world.is_main else 0)
 
 
 def report_validation(
@@ -134,6 +144,7 @@ def report_validation(
     metrics: StreamSegMetrics,
     loss: float,
     seconds: float,
+    selection: SampleSelection,
 ) -> None:
     """Print a validation's scores, and hand them to the trackers with the pictures."""
     scores, folder = metrics.get_results(), run.files.folder
@@ -148,16 +159,38 @@ def report_validation(
         lines.append(f"results in {folder / 'results'}")
     say("\n".join(lines))
     overall = {name: value for name, value in scores.items() if isinstance(value, float)}
-    trackers.scalars(step, overall | {"validation loss": loss})
+    trackers.scalars(step, overall | {"validation loss": loss, "validation seconds": seconds})
     trackers.table("classes", step, metrics.class_rows(scores))
+    trackers.confusion(step, metrics.confusion, run.data.class_names)
+    palette = run.data.val_set.facts.palette
+    trackers.samples(step, selection.samples(), run.data.class_names, palette)
     if not run.opts.run.test_only:
         with tolerate_write_errors():
             figures.save_curves(history.read(run.files.history), folder / "curves.png")
             figures.save_confusion(
                 metrics.confusion, run.data.class_names, folder / "confusion.png"
             )
-        for name in ("curves", "confusion"):
-            trackers.figure(name, step, folder / f"{name}.png")
+
+
+def run_facts(run: Run) -> dict[str, object]:
+    """When, where and on what the run began, for its record."""
+    data, palette = run.data, run.data.val_set.facts.palette
+    return {
+        "name": run.files.name,
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "resumed_at_step": run.start.step if run.start.resumes else None,
+        "resume_command": options.resume_command(run.command, processes=run.world.local_size),
+        "host": environment.host_name(),
+        "device": environment.device_name(run.world.device),
+        "processes": run.world.size,
+        "commit": environment.commit(),
+        "versions": environment.versions(),
+        "num_train": data.num_train,
+        "num_val": len(data.val_set),
+        "class_names": data.class_names,
+        "colors": ["#" + bytes(color).hex() for color in palette[: len(data.class_names)]],
+        "changed_options": options.changed(run.opts),
+    }
 
 
 def start_trackers(run: Run) -> Trackers:
@@ -172,5 +205,6 @@ def start_trackers(run: Run) -> Trackers:
     if opts.vis.enable_vis:
         trackers.append(Visualizer(port=opts.vis.vis_port, env=opts.vis.vis_env, history=past))
     result = Trackers(*trackers)
-    result.text("options", {"command": run.command, **options.flat(opts)})
+    facts = {"command": run.command, "run": run_facts(run), **options.flat(opts)}
+    result.text("options", facts)
     return result

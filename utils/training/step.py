@@ -135,15 +135,17 @@ class OptimizerStep:
         self.ema = ema or NoEma(model)
         self.max_bad_steps, self.max_norm = max_bad_steps, max_norm
         self._buffers = BufferBackup(model)
+        self.gradient_norm = torch.tensor(math.nan)  # of the last step, before clipping
         self._fused = all(group.get("fused") for group in optimizer.param_groups)
         # Bad steps in a row up to now. Since the last poll: the most in a row, all, the last one.
         self._counts = torch.zeros(4, dtype=torch.int64, device=world.device)
         self._prepare_momentum()
 
     @property
-    def lr(self) -> float:
-        """The head's learning rate in the coming step."""
-        return self.optimizer.param_groups[-1]["lr"]
+    def learning_rates(self) -> dict[str, float]:
+        """Those of the head and the backbone in the coming step."""
+        groups = self.optimizer.param_groups
+        return {"lr": groups[-1]["lr"], "lr backbone": groups[0]["lr"]}
 
     def before_forward(self) -> None:
         """Keep what a bad step must not change; call it before the step's first forward pass."""
@@ -162,11 +164,12 @@ class OptimizerStep:
         if self.scaler.is_enabled():
             self._spoil_gradient_if(bad)
             self.scaler.unscale_(self.optimizer)
-            self._clip_gradients()
+            self.gradient_norm = self._clip_gradients()
             self.scaler.step(self.optimizer)
             self.scaler.update()
         else:
-            bad = bad | ~self._clip_gradients().isfinite()
+            self.gradient_norm = self._clip_gradients()
+            bad = bad | ~self.gradient_norm.isfinite()
             self._skip_update_if(bad)
             self.optimizer.step()
         self.optimizer.zero_grad()

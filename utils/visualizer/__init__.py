@@ -1,6 +1,8 @@
 """What a run shows: its history, dashboard, figures, pictures, and the terminal's lines."""
 
 from .dashboard import Visualizer
-from .history import History
+from .history import SCORE, History
+from .record import Record
+from .samples import SampleSelection, ValidatedSample, image_scores
 from .terminal import Progress, plain_warnings
 from .trackers import Tracker, Trackers, tolerate_write_errors

@@ -12,7 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
+from .history import NO_SCORES, replay
+from .samples import ValidatedSample, rows_of_interest
 from .sender import Sender, Window
+from .sheets import sample_row
 from .tables import html_table
 
 if TYPE_CHECKING:  # Visdom is optional, and the sender's thread imports it
@@ -77,11 +80,7 @@ class Visualizer:
         self._lines: dict[Window, dict[str, dict[float, float]]] = {}
         self._lock = threading.Lock()
         self._sender = Sender(int(port), self.env)
-        for entry in history:
-            if "table" in entry:
-                self.table(entry["table"], entry["step"], entry["rows"])
-            else:
-                self.scalars(entry["step"], {k: v for k, v in entry.items() if k != "step"})
+        replay(history, self)
 
     def _window(self, name: str, env: str | None = None) -> Window:
         return (env or self.env), (name if self.id is None else f"[{self.id}]{name}")
@@ -143,6 +142,8 @@ class Visualizer:
     def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
         """Add a point to the curve of each value; None leaves a gap."""
         for key, value in values.items():
+            if key in NO_SCORES and key not in WINDOWS:
+                continue
             name, label = WINDOWS.get(key, SCORES)
             self._add(name, key, {step: math.nan if value is None else value}, {"ylabel": label})
 
@@ -168,6 +169,20 @@ class Visualizer:
     def table(self, name: str, step: int, rows: Sequence[Mapping[str, object]]) -> None:
         """Show rows as a table with a header; numbers are aligned right."""
         self._put_table(name, rows, {"title": f"{name} (step {step})"})
+
+    def confusion(self, step: int, counts: np.ndarray, class_names: Sequence[str]) -> None:
+        """Nothing yet: confusion.png in the folder of the run shows it."""
+
+    def samples(
+        self,
+        step: int,
+        samples: Sequence[ValidatedSample],
+        class_names: Sequence[str],
+        palette: np.ndarray,
+    ) -> None:
+        """Show two fixed samples, the worst and the best."""
+        for number, sample in enumerate(rows_of_interest(samples)):
+            self.image(f"sample {number}", step, sample_row(sample, palette))
 
     def text(self, name: str, rows: Mapping[str, object]) -> None:
         """Show named values, such as the options, as text."""

@@ -7,26 +7,102 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from utils.runtime.files import write_bytes
 from utils.utils import IGNORE_INDEX
 
+from .colors import WRONG, rgb
+
+FONT_SIZE = 14
+LINE = 24  # height of a line of text
+GRAY = (118, 118, 118)
+
 
 def overlay(
-    image: np.ndarray, labels: np.ndarray, palette: np.ndarray, *, alpha: float = 0.5
+    image: np.ndarray,
+    labels: np.ndarray,
+    palette: np.ndarray,
+    *,
+    alpha: float = 0.5,
+    contours: bool = False,
 ) -> np.ndarray:
     """Mix label colors into an image (H, W, 3) uint8; pixels with the ignored label stay as is.
 
     `labels` is (H, W), `palette` (256, 3) uint8, and `alpha`, 0..1, the share of the label color.
+    With `contours` the borders between classes have the full color.
     """
     if image.shape != (*labels.shape, 3):
         raise ValueError(
             f"image {image.shape} and labels {labels.shape} differ; give (H, W, 3) and (H, W)"
         )
-    mixed = (1 - alpha) * image + alpha * palette[labels]
+    share = np.where(borders(labels), 1.0, alpha)[..., None] if contours else alpha
+    mixed = (1 - share) * image + share * palette[labels]
     ignored = (labels == IGNORE_INDEX)[..., None]
     return np.where(ignored, image, np.rint(mixed).astype(np.uint8))
+
+
+def borders(labels: np.ndarray) -> np.ndarray:
+    """Which pixels of (H, W) have another label beside or below them: bool (H, W)."""
+    found = np.zeros(labels.shape, bool)
+    found[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    found[:-1] |= labels[:-1] != labels[1:]
+    return found
+
+
+def error_map(image: np.ndarray, target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """The image pale, its wrong pixels vermilion and its ignored ones white: (H, W, 3) uint8."""
+    gray = image.mean(axis=2, keepdims=True)
+    pale = np.repeat((0.35 * gray + 150).astype(np.uint8), 3, axis=2)
+    pale[target != prediction] = rgb(WRONG)
+    pale[target == IGNORE_INDEX] = 255
+    return pale
+
+
+def text_line(text: str, width: int, *, gray: bool = False) -> np.ndarray:
+    """A line of text on white, (24, width, 3) uint8; what does not fit loses its middle."""
+    line = Image.new("RGB", (width, LINE), "white")
+    color = GRAY if gray else (0, 0, 0)
+    ImageDraw.Draw(line).text((0, 3), fitted(text, width), fill=color, font=font())
+    return np.asarray(line)
+
+
+def legend(
+    class_names: Sequence[str], palette: np.ndarray, ids: Sequence[int], width: int
+) -> np.ndarray:
+    """Color and name of the classes `ids` in lines of `width` pixels: (H, width, 3) uint8.
+
+    255 stands for ignored pixels.
+    """
+    names = [fitted("ignored" if i == IGNORE_INDEX else class_names[i], width - 40) for i in ids]
+    places, x, y = [], 0, 0
+    for name in names:
+        needed = 40 + int(font().getlength(name))
+        if x and x + needed > width:
+            x, y = 0, y + LINE
+        places.append((x, y))
+        x += needed
+    strip = Image.new("RGB", (width, y + LINE), "white")
+    draw = ImageDraw.Draw(strip)
+    for class_id, name, (x, y) in zip(ids, names, places, strict=True):
+        color = (255,) * 3 if class_id == IGNORE_INDEX else tuple(palette[class_id].tolist())
+        draw.rectangle((x, y + 4, x + 15, y + 19), fill=color, outline=GRAY)
+        draw.text((x + 21, y + 3), name, fill="black", font=font())
+    return np.asarray(strip)
+
+
+def font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The one font of all pictures."""
+    return ImageFont.load_default(FONT_SIZE)
+
+
+def fitted(text: str, width: int) -> str:
+    """The text; if it is wider than `width` pixels, without its middle."""
+    face, shown, kept = font(), text, len(text)
+    while face.getlength(shown) > width and kept > 2:
+        kept -= 1
+        shown = f"{text[: kept // 2]}..{text[len(text) - (kept - kept // 2) :]}"
+    return shown
 
 
 def side_by_side(images: Sequence[np.ndarray], *, gap: int = 6) -> np.ndarray:

@@ -1,33 +1,45 @@
-"""Trackers record or show what a run does: scalars, images, tables, figures and texts.
+"""Trackers record or show what a run does: scalars, tables, samples, confusion and texts.
 
 The training loop talks to one `Trackers`, which passes everything on to each tracker in it. An
-empty `Trackers` does nothing.
+empty `Trackers` does nothing. `history.replay` tells a tracker of a run from its record.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from utils.runtime.console import say
 
+from .samples import ValidatedSample
+
 
 class Tracker(Protocol):
-    """What every tracker can do."""
+    """What every tracker can do. After a validation come scalars, table, confusion, samples."""
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Record named values of a step; docs/runs.md lists them. NaN is undefined."""
+
+    def table(self, name: str, step: int, rows: Sequence[Mapping[str, object]]) -> None:
+        """Record rows, such as the scores of each class ("classes")."""
+
+    def confusion(self, step: int, counts: np.ndarray, class_names: Sequence[str]) -> None:
+        """Record a validation's pixels, int64 (C, C); row: ground truth, column: prediction."""
+
+    def samples(
+        self,
+        step: int,
+        samples: Sequence[ValidatedSample],
+        class_names: Sequence[str],
+        palette: np.ndarray,
+    ) -> None:
+        """Show images of a validation; `palette` (256, 3) uint8 has the colors of the classes."""
 
     def image(self, name: str, step: int, image: np.ndarray) -> None:
-        """Show an image, (H, W, 3) uint8."""
-
-    def table(self, name: str, step: int, rows: Sequence[Mapping[str, object]]) -> None: ...
-
-    def figure(self, name: str, step: int, path: Path) -> None:
-        """Show a PNG file."""
+        """Show one picture, (H, W, 3) uint8, such as the first batch ("train_batch")."""
 
     def text(self, name: str, rows: Mapping[str, object]) -> None:
         """Show named values, such as the options."""
@@ -44,14 +56,23 @@ class Trackers:
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         self._tell("scalars", step, values)
 
-    def image(self, name: str, step: int, image: np.ndarray) -> None:
-        self._tell("image", name, step, image)
-
     def table(self, name: str, step: int, rows: Sequence[Mapping[str, object]]) -> None:
         self._tell("table", name, step, rows)
 
-    def figure(self, name: str, step: int, path: Path) -> None:
-        self._tell("figure", name, step, path)
+    def confusion(self, step: int, counts: np.ndarray, class_names: Sequence[str]) -> None:
+        self._tell("confusion", step, counts, class_names)
+
+    def samples(
+        self,
+        step: int,
+        samples: Sequence[ValidatedSample],
+        class_names: Sequence[str],
+        palette: np.ndarray,
+    ) -> None:
+        self._tell("samples", step, samples, class_names, palette)
+
+    def image(self, name: str, step: int, image: np.ndarray) -> None:
+        self._tell("image", name, step, image)
 
     def text(self, name: str, rows: Mapping[str, object]) -> None:
         self._tell("text", name, rows)

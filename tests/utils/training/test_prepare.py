@@ -80,7 +80,7 @@ def test_moments_position_and_generators_come_back_but_settings_are_those_asked_
     assert len(notes) == 1 and "--total_itrs was 10" in notes[0] and "now 20" in notes[0]
     assert torch.equal(torch.rand(3), expected)
     head = step.optimizer.param_groups[1]
-    assert head["lr"] == step.lr == pytest.approx(0.1 * (1 - 4 / 20) ** 0.9)
+    assert head["lr"] == step.learning_rates["lr"] == pytest.approx(0.1 * (1 - 4 / 20) ** 0.9)
     assert head["weight_decay"] == 0.5
     moments = [state["momentum_buffer"] for state in step.optimizer.state.values()]
     expected_moments = saved["optimizer_state"]["state"].values()
@@ -95,7 +95,7 @@ def test_a_scheduler_saved_one_step_behind_is_set_right() -> None:
     del saved["rng"]
     step = build()
     (note,) = resume(saved, step)
-    assert step.lr == pytest.approx(0.1 * (1 - 4 / 10) ** 0.9)
+    assert step.learning_rates["lr"] == pytest.approx(0.1 * (1 - 4 / 10) ** 0.9)
     assert "no random state" in note
 
 

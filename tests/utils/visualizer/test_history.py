@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.visualizer.history import History, read, series, validation_keys
+from utils.visualizer.history import SCORE, History, read, series, validation_keys
 
 
 def reject(name: str) -> None:
@@ -20,10 +20,14 @@ def reject(name: str) -> None:
 
 
 def lines(path: Path) -> list[dict]:
-    """The file as a strict reader sees it."""
+    """The file as a strict reader sees it, without the time."""
     text = path.read_text(encoding="utf-8")
     assert text == "" or text.endswith("\n")
-    return [json.loads(line, parse_constant=reject) for line in text.splitlines()]
+    entries = [json.loads(line, parse_constant=reject) for line in text.splitlines()]
+    for entry in entries:
+        if "table" not in entry:
+            assert entry.pop("wall time", 0) >= 0
+    return entries
 
 
 @pytest.fixture
@@ -39,7 +43,7 @@ def test_one_line_a_call_visible_at_once(path: Path) -> None:
     expected = {"step": 10, "table": "classes", "rows": [{"class": "Straße", "IoU": 0.25}]}
     assert lines(path)[1] == expected
     history.close()
-    assert read(path) == lines(path)
+    assert [line["step"] for line in read(path)] == [10, 10]
 
 
 def test_values_that_are_not_finite_and_scalars_of_libraries(path: Path) -> None:
@@ -57,7 +61,7 @@ def test_values_that_are_not_finite_and_scalars_of_libraries(path: Path) -> None
 def test_fresh_run_starts_empty(path: Path) -> None:
     old = History(path, resume_step=None)
     old.scalars(1, {"loss": 1.0})
-    old.image("a", 1, np.zeros((2, 2, 3), np.uint8))
+    old.samples(1, [], ["a"], np.zeros((256, 3), np.uint8))
     old.close()
     other = path.parent / "samples" / "mine.png"
     other.write_bytes(b"kept")
@@ -136,39 +140,11 @@ def test_reserved_names(path: Path) -> None:
     assert lines(path) == []
 
 
-def picture(value: int) -> np.ndarray:
-    return np.full((4, 6, 3), value, np.uint8)
-
-
-def test_newest_picture_of_each_name_is_kept(path: Path) -> None:
-    history = History(path, resume_step=None)
-    for step in (100, 200):
-        history.image("aachen/aachen 1", step, picture(step))
-        history.image("1", step, picture(step + 1))
-        history.image("2_1", step, picture(step + 2))
-    samples = {file.name: file for file in (path.parent / "samples").iterdir()}
-    assert samples.keys() == {"000200_aachen_aachen_1.png", "000200_1.png", "000200_2_1.png"}
-    stored = np.asarray(Image.open(samples["000200_aachen_aachen_1.png"]))
-    assert np.array_equal(stored, picture(200))
-    history.close()
-
-
-def test_pictures_with_names_alike_do_not_replace_each_other(path: Path) -> None:
-    history = History(path, resume_step=None)
-    names = ["a/b", "a_b", "a b", "x" * 300, "x" * 301, "../../escape"]
-    for value, name in enumerate(names):
-        history.image(name, 1, picture(value))
-    stored = {int(np.asarray(Image.open(f)).flat[0]) for f in (path.parent / "samples").iterdir()}
-    assert stored == set(range(len(names)))
-    history.close()
-
-
 def test_text_is_a_file_beside_the_history(path: Path) -> None:
     history = History(path, resume_step=None)
     history.text("options", {"lr": 0.01, "rates": (6, 12), "data_root": Path("x/y"), "ckpt": None})
     stored = json.loads((path.parent / "options.json").read_text())
     assert stored == {"lr": 0.01, "rates": [6, 12], "data_root": "x/y", "ckpt": None}
-    history.figure("curves", 1, path.parent / "curves.png")
     history.close()
 
 
@@ -188,3 +164,71 @@ def test_series_and_validation_keys() -> None:
 def test_the_validation_loss_is_no_score_beside_the_others() -> None:
     entries = [{"step": 1, "loss": 3.0}, {"step": 2, "Mean IoU": 0.5, "validation loss": 2.5}]
     assert validation_keys(entries) == ["Mean IoU"]
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('{"step": 10, "loss": "low"}', "'loss', which is not a number"),
+        ('{"step": 10, "loss": [1]}', "'loss', which is not a number"),
+        ('{"step": 10, "loss": {"a": 1}}', "'loss', which is not a number"),
+        ('{"step": 10, "loss": true}', "'loss', which is not a number"),
+        ('{"step": 10, "loss": 1' + "0" * 400 + "}", "'loss', which is not a number"),
+        ('{"step": -1}', '"step"'),
+        ('{"step": true}', '"step"'),
+        ('{"step": 1e3}', '"step"'),
+        ("[1]", '"step"'),
+        ("[" * 100_000, '"step"'),
+        ('{"step": 1, "loss": ' + '{"a":' * 100_000, '"step"'),
+        ('{"step": 1, "table": "classes"}', "no table of numbers by class"),
+        ('{"step": 1, "table": "classes", "rows": [1]}', "no table of numbers by class"),
+        ('{"step": 1, "table": "classes", "rows": [{"IoU": [1]}]}', "no table of numbers by"),
+        ('{"step": 1, "table": 5, "rows": []}', "no table of numbers by class"),
+        ('{"step": 1, "table": "confusion", "rows": [[1]]}', "no square table of counts"),
+        ('{"step": 1, "table": "confusion", "class_names": ["a"], "rows": [[1, 2]]}', "square"),
+        ('{"step": 1, "table": "confusion", "class_names": ["a"], "rows": [["x"]]}', "square"),
+        ('{"step": 1, "table": "confusion", "class_names": ["a"], "rows": [[-1]]}', "square"),
+        ('{"step": 1, "table": "confusion", "class_names": [1], "rows": [[1]]}', "square"),
+        (
+            '{"step": 1, "table": "confusion", "class_names": ["a", "b"], "rows": [[1, 2], [3]]}',
+            "square",
+        ),
+    ],
+)
+def test_a_line_that_no_run_writes_is_named(path: Path, line: str, problem: str) -> None:
+    path.parent.mkdir()
+    path.write_text(f'{{"step": 1}}\n{line}\n{{"step": 20}}\n')
+    with pytest.raises(ValueError, match="line 2 .*--overwrite") as found:
+        read(path)
+    assert problem in str(found.value) and "\n" not in str(found.value)
+
+
+def test_the_wall_time_counts_on_after_a_resume(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_text('{"step": 10, "wall time": 1000.0}\n{"step": 20, "wall time": 2000.0}\n')
+    history = History(path, resume_step=10)
+    history.scalars(11, {"loss": 1.0})
+    history.close()
+    assert 1000 <= read(path)[-1]["wall time"] < 1100
+
+
+def test_samples_of_the_first_best_and_last_validation_stay(path: Path) -> None:
+    def steps() -> set[str]:
+        return {file.name for file in (path.parent / "samples").iterdir() if file.is_dir()}
+
+    history = History(path, resume_step=None)
+    for step, score in ((10, 0.2), (20, 0.6), (30, math.nan), (40, 0.6), (50, 0.4)):
+        history.scalars(step, {SCORE: score})
+        history.samples(step, [], ["a"], np.zeros((256, 3), np.uint8))
+    assert steps() == {"000010", "000020", "000050"}
+    history.close()
+    History(path, resume_step=40).close()
+    assert steps() == {"000010", "000020"}
+
+
+def test_pictures_stand_beside_the_history(path: Path) -> None:
+    history = History(path, resume_step=None)
+    history.image("train_batch", 1, np.full((8, 9, 3), 50, np.uint8))
+    history.close()
+    with Image.open(path.parent / "train_batch.jpg") as picture:
+        assert picture.size == (9, 8)

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
 from utils.visualizer import Trackers
+
+CALLS = ["scalars", "table", "confusion", "samples", "image", "text", "close"]
 
 
 class Recorder:
@@ -20,9 +21,10 @@ class Recorder:
 
 def use(tracker: Trackers) -> None:
     tracker.scalars(1, {"loss": 1.0})
-    tracker.image("a", 1, np.zeros((2, 2, 3), np.uint8))
     tracker.table("t", 1, [{"a": 1}])
-    tracker.figure("f", 1, Path("f.png"))
+    tracker.confusion(1, np.zeros((2, 2), np.int64), ["a", "b"])
+    tracker.samples(1, [], ["a", "b"], np.zeros((256, 3), np.uint8))
+    tracker.image("a", 1, np.zeros((2, 2, 3), np.uint8))
     tracker.text("o", {"a": 1})
     tracker.close()
 
@@ -32,4 +34,4 @@ def test_trackers_pass_everything_on_and_an_empty_one_does_nothing() -> None:
     use(Trackers(*recorders))
     use(Trackers())
     for recorder in recorders:
-        assert recorder.calls == ["scalars", "image", "table", "figure", "text", "close"]
+        assert recorder.calls == CALLS

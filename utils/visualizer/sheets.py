@@ -1,0 +1,61 @@
+"""Sheets of samples: rows of image, target, prediction and error, under a legend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from .pictures import LINE, error_map, legend, overlay, side_by_side, text_line
+from .samples import ValidatedSample
+
+ALPHA = 0.6
+GAP = 8
+MIN_WIDTH = 260  # pixels of a panel; smaller ones are enlarged, so that their headings fit
+
+
+def sample_row(sample: ValidatedSample, palette: np.ndarray, *, alpha: float = ALPHA) -> np.ndarray:
+    """Image, target, prediction and error side by side under their headings: (H, W, 3) uint8."""
+    score = "no labels" if math.isnan(sample.miou) else f"mIoU {sample.miou:.3f}"
+    wrong = "" if math.isnan(sample.wrong) else f", {100 * sample.wrong:.1f} % wrong"
+    image, target, prediction = (
+        enlarged(plane) for plane in (sample.image, sample.target, sample.prediction)
+    )
+    panels = {
+        sample.name: image,
+        "target": overlay(image, target, palette, alpha=alpha),
+        "prediction": overlay(image, prediction, palette, alpha=alpha),
+        f"error: {score}{wrong}": error_map(image, target, prediction),
+    }
+    columns = [
+        np.concatenate([text_line(title, panel.shape[1]), panel]) for title, panel in panels.items()
+    ]
+    return side_by_side(columns, gap=GAP)
+
+
+def enlarged(plane: np.ndarray) -> np.ndarray:
+    """An image or labels, each pixel repeated until the width is at least MIN_WIDTH."""
+    factor = -(-MIN_WIDTH // plane.shape[1])
+    return plane.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def sample_sheet(
+    samples: Sequence[ValidatedSample], class_names: Sequence[str], palette: np.ndarray
+) -> np.ndarray:
+    """A legend of the classes that occur, and a row for each sample: (H, W, 3) uint8."""
+    rows = [sample_row(sample, palette) for sample in samples]
+    width = max([row.shape[1] for row in rows], default=4 * LINE)
+    ids = sorted(set().union(*(np.unique([s.target, s.prediction]).tolist() for s in samples)))
+    parts = [legend(class_names, palette, ids, width), *rows]
+    return stacked(parts)
+
+
+def stacked(images: Sequence[np.ndarray], *, gap: int = GAP) -> np.ndarray:
+    """Join images (H, W, 3) uint8 from top to bottom on white, all aligned left."""
+    width = max(image.shape[1] for image in images) + 2 * gap
+    rows = [np.full((gap, width, 3), 255, np.uint8)]
+    for image in images:
+        padding = ((0, gap), (gap, width - gap - image.shape[1]), (0, 0))
+        rows.append(np.pad(image, padding, constant_values=255))
+    return np.concatenate(rows)
