@@ -168,21 +168,21 @@ def validate(run: Run, step: int, trackers: Trackers) -> float:
     world.share_buffers(averaged)
     model = folded(averaged, conv_dtype=AUTOCAST_DTYPES.get(opts.optim.precision))
     hidden = None if world.is_main else True  # None: hidden unless it is on a terminal
-    torch.backends.cudnn.benchmark = opts.data.crop_val  # whole images have many sizes
     for samples in tqdm(run.data.val_loader, desc="validation", leave=False, disable=hidden):
         for _, group in groupby(samples, key=lambda sample: sample[1].shape):
             same_size = list(group)
-            images, labels = (
-                torch.stack([sample[part] for sample in same_size]) for part in (1, 2)
+            images, labels = (  # pinned samples travel by themselves; a stack of them is not pinned
+                torch.stack([s[part].to(world.device, non_blocking=True) for s in same_size])
+                for part in (1, 2)
             )
             with run.autocast(), torch.inference_mode():
-                inputs, targets = run.network_input(images), labels.to(world.device)
+                inputs = run.network_input(images)
                 logits = low_res_logits(model, inputs, tile=opts.run.val_tile)
-                predictions = labels_from_logits(logits, (targets.shape[1], targets.shape[2]))
-                count = run.criterion.count(targets)
-                sums += torch.stack([run.criterion(logits, targets) * count, count]).cpu()
-            for sample, target, predicted in zip(same_size, targets, predictions, strict=True):
-                counts = metrics.update(target, predicted)
+                predictions = labels_from_logits(logits, (labels.shape[1], labels.shape[2]))
+                count = run.criterion.count(labels)
+                sums += torch.stack([run.criterion(logits, labels) * count, count]).cpu()
+            for sample, label, predicted in zip(same_size, labels, predictions, strict=True):
+                counts = metrics.update(label, predicted)
                 report.look_at(run, selection, sample, predicted, counts)
     metrics.all_reduce()
     sums = sums if world.size == 1 else world.sum(sums.to(world.device))  # MPS has no float64

@@ -95,8 +95,9 @@ def _mean_of_defined(values: np.ndarray) -> float:
 class StreamSegMetrics:
     """The scores of a segmentation, from exact counts.
 
-    Labels outside 0..n_classes-1 (255, negative ones) are ignored. `class_names` must be distinct;
-    they default to "0", "1", ... `counts` are int64 (C, C) on the device of the predictions.
+    Labels outside 0..n_classes-1 are ignored without a word: 255 and negative ones, but also the
+    classes that a model with too few outputs does not have. `class_names` must be distinct; they
+    default to "0", "1", ... `counts` are int64 (C, C) on the device of the predictions.
     """
 
     def __init__(self, n_classes: int, *, class_names: Sequence[str] | None = None) -> None:
@@ -120,6 +121,11 @@ class StreamSegMetrics:
     def confusion(self) -> np.ndarray:
         """A copy of the counts: int64 (C, C), rows ground truth, columns prediction."""
         return self.counts.to("cpu", copy=True).numpy()
+
+    @property
+    def confusion_matrix(self) -> np.ndarray:
+        """`confusion` under the predecessor's name."""
+        return self.confusion
 
     # Tensors made in inference mode cannot be changed in place outside of it, as all_reduce does.
     @torch.inference_mode(False)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from typing import NamedTuple
 
 import torch
@@ -27,6 +28,11 @@ GRID = 32  # windows begin at multiples of it, so that the features of all windo
 # Scores computed at a time: as many as the cache of a core holds, or enough to fill a GPU.
 CHUNK_BYTES = {"cpu": 2**20}
 GPU_CHUNK_BYTES = 2**27
+
+# How often a GPU sees images of one size before cuDNN searches for their quickest convolutions. The
+# search takes as long as some dozens of images.
+SEARCH_AFTER = 3
+_passes: Counter[torch.Size] = Counter()  # of each size; what cuDNN found stays as long, too
 
 
 def predict_labels(
@@ -56,15 +62,26 @@ def low_res_logits(
     if tile is not None and tile < 2 * GRID:
         raise ValueError(f"tile is {tile}; windows must be at least {2 * GRID} pixels wide")
     if tile is None or max(images.shape[-2:]) <= tile:
-        return model.low_res_logits(images)
+        return _pass(model, images)
     return _tiled_logits(model, images, tile - tile % GRID)
+
+
+def _pass(model: SimpleSegmentationModel, images: Tensor) -> Tensor:
+    """The network's logits; cuDNN searches where images of this size come again and again."""
+    before = torch.backends.cudnn.benchmark
+    _passes[images.shape] += 1
+    torch.backends.cudnn.benchmark = _passes[images.shape] > SEARCH_AFTER
+    try:
+        return model.low_res_logits(images)
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def _tiled_logits(model: SimpleSegmentationModel, images: Tensor, tile: int) -> Tensor:
     """Blend the logits of all windows into one map, with the stride that the network has."""
     stride, total, norm = 0, images.new_empty(0), images.new_empty(0)
     for rows, columns in itertools.product(*(_windows(side, tile) for side in images.shape[-2:])):
-        logits = model.low_res_logits(images[..., rows, columns])
+        logits = _pass(model, images[..., rows, columns])
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if not stride:  # the first window shows it: at least one of its sides is a whole tile
             ratio = max(rows.stop, columns.stop) / max(logits.shape[-2:])

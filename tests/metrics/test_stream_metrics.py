@@ -286,3 +286,12 @@ def test_average_meter() -> None:
     meter.reset("tensor")
     with pytest.raises(ValueError, match="names with values: none"):
         meter.get_results("tensor")
+
+
+def test_the_predecessors_name_and_labels_of_no_class() -> None:
+    metrics = StreamSegMetrics(2)
+    metrics.update(np.array([[0, 1, 2, 77, 255, -1]]), np.array([[0, 1, 1, 0, 1, 0]]))
+    assert metrics.confusion_matrix.tolist() == [[1, 0], [0, 1]]
+    metrics.confusion_matrix[0, 0] = 9  # a copy
+    assert metrics.confusion_matrix.sum() == 2
+    assert "outside 0..n_classes-1 are ignored" in (StreamSegMetrics.__doc__ or "")

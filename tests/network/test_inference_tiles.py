@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from network import create_model
+from network import create_model, inference
 from network.inference import low_res_logits, predict_labels
 
 
@@ -94,3 +96,36 @@ def test_networks_in_windows(name: str) -> None:
 def test_windows_that_are_too_small_are_refused() -> None:
     with pytest.raises(ValueError, match="tile is 63; windows must be at least 64 pixels wide"):
         low_res_logits(Local(), torch.zeros(1, 3, 100, 100), tile=63)
+
+
+class Searching(Local):
+    """Notes whether cuDNN would search for quick convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.searches: list[bool] = []
+
+    def low_res_logits(self, x: Tensor) -> Tensor:
+        self.searches.append(torch.backends.cudnn.benchmark)
+        return super().low_res_logits(x.double())
+
+
+@pytest.mark.parametrize("tile", [None, 640])
+@pytest.mark.parametrize("outside", [True, False])
+def test_convolutions_are_searched_for_sizes_that_come_often(
+    tile: int | None, outside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference, "_passes", Counter())
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", outside)  # put back at the end
+    equal, different = Searching(), Searching()
+    for number in range(6):
+        low_res_logits(equal, torch.zeros(1, 3, 100, 612), tile=tile)
+        low_res_logits(different, torch.zeros(1, 3, 100, 613 + number), tile=tile)
+    assert equal.searches[-1] and not any(different.searches)
+    assert torch.backends.cudnn.benchmark is outside
+
+
+def test_convolutions_are_searched_for_windows() -> None:
+    model = Searching()
+    low_res_logits(model, torch.zeros(1, 3, 160, 1120), tile=160)
+    assert not model.searches[0] and model.searches[-1]

@@ -21,8 +21,20 @@ from torch.autograd.function import BackwardCFunction, FunctionCtx, once_differe
 from network.upsampled_conv import upsample
 
 # A CPU's cache holds a small band while the loss works on it; a GPU needs few and large kernels.
+# The loss needs some four times the bytes of a band, and a GPU spares a 64th of its memory for it.
 BAND_BYTES = 32 * 2**20
 BAND_BYTES_CPU = 4 * 2**20
+BANDS_IN_MEMORY = 256
+
+
+def band_bytes(device: torch.device) -> int:
+    """How many bytes of upsampled scores a band has at most."""
+    if device.type == "cpu":
+        return BAND_BYTES_CPU
+    if device.type != "cuda":
+        return BAND_BYTES
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return max(BAND_BYTES, memory // BANDS_IN_MEMORY)
 
 
 @dataclass(frozen=True)
@@ -60,8 +72,7 @@ def row_bands(scores: Tensor, size: tuple[int, int]) -> Iterator[Band]:
     """The bands, from top to bottom, of `scores` (N,C,h,w) upsampled to `size` (H, W)."""
     (height, width), source_height = size, scores.shape[2]
     row_bytes = scores.shape[0] * scores.shape[1] * width * scores.element_size()
-    band_bytes = BAND_BYTES_CPU if scores.device.type == "cpu" else BAND_BYTES
-    num_bands = max(1, min(-(-height * row_bytes // band_bytes), height))
+    num_bands = max(1, min(-(-height * row_bytes // band_bytes(scores.device)), height))
     for number in range(num_bands):
         top, end = height * number // num_bands, height * (number + 1) // num_bands
         first, last = top, end

@@ -82,6 +82,13 @@ def check_options(options: Options, *, world_size: int, sync_batchnorm: bool = F
         steps = vars(optim)[name]
         if steps > optim.total_itrs:
             raise ValueError(f"--{name} {steps} is more than --total_itrs {optim.total_itrs}")
+    if optim.compile and sync_batchnorm and not optim.freeze_bn:
+        # One graph becomes dozens, and each is compiled again and again (pytorch #161302).
+        raise ValueError(
+            "--compile with several GPUs: BatchNorm that counts all GPUs' images breaks the "
+            "compiled network at every layer, which makes it slower; leave out --compile, or give "
+            "--freeze_bn"
+        )
     batch_size = options.data.batch_size
     each, rest = divmod(batch_size, world_size)
     if rest:

@@ -179,24 +179,26 @@ def save_latest(state: Checkpoint, files: RunFiles, *, keep: int = 2) -> None:
 def is_finite(state: Checkpoint) -> bool:
     """Whether weights and statistics of a checkpoint are finite; waits for the device."""
     tensors = [*state["model_state"].values(), *state.get("ema_state", {}).values()]
-    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+    # On a GPU, each question whether a value is true waits, so there is only one.
+    return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all())
 
 
 def rng_state() -> RngState:
-    """The state of the generators that dropout draws from."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    """The state of the generators that dropout draws from: the CPU's and this process's GPU's."""
+    cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else []
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
 def restore_rng(states: Sequence[RngState], rank: int) -> bool:
-    """Set the generators to this process's state, as far as the same devices are here.
+    """Set the generators to this process's state; returns whether that is all it draws from.
 
-    Returns False, and does nothing, if there was no such process.
+    It is not if there was no such process, or if it was on a CPU and is now on a GPU, or the other
+    way round.
     """
     if rank >= len(states):
         return False
-    state = states[rank]
-    torch.set_rng_state(state["cpu"])
-    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
-    return True
+    torch.set_rng_state(states[rank]["cpu"])
+    on_gpu, cuda = torch.cuda.is_initialized(), states[rank]["cuda"]
+    if on_gpu and cuda:  # files of earlier versions hold the states of all GPUs
+        torch.cuda.set_rng_state(cuda[min(torch.cuda.current_device(), len(cuda) - 1)])
+    return on_gpu == bool(cuda)

@@ -26,15 +26,20 @@ Result = TypeVar("Result")
 # once, since its connections close.
 PATIENCE = timedelta(days=1)
 
-# How long the others wait for a gradient while the main process saves.
-SLOW_SAVE = timedelta(hours=2)
+# How long the others wait for a gradient while the main process saves. NCCL notices the death of a
+# process on another machine only after this time.
+SLOW_SAVE = timedelta(minutes=30)
 
-# What gloo, NCCL and the store say when another process is gone. Other faults read differently.
+# What gloo, NCCL and the store say when another process is gone.
 PEER_FAILURE = re.compile(
-    r"connection (was )?(likely )?(closed|reset|refused|lost)|broken pipe|timed out|timeout"
-    r"|remote process|ncclRemoteError|got 0 bytes",
+    r"connection (was )?(likely )?(closed|reset|refused|lost)|broken pipe"
+    r"|timed out (waiting|after|\(try)|operation timed out|timeout waiting"
+    r"|(operation|application|socket|connect|wait|read|write) timeout"
+    r"|remote process|ncclRemoteError|communicator was aborted|got 0 bytes",
     re.IGNORECASE,
 )
+# What a GPU says of itself, also where NCCL passes it on: "CUDA error: the launch timed out".
+GPU_FAILURE = re.compile(r"\bcuda\b.{0,8} (error|failure)|\bcu(dnn|blas)_status", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,10 @@ class World:
             warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
             # Training reads no buffer, and share_buffers() sends rank 0's before a validation.
             return nn.parallel.DistributedDataParallel(
-                model, device_ids=devices, broadcast_buffers=False
+                model,
+                device_ids=devices,
+                broadcast_buffers=False,
+                gradient_as_bucket_view=True,  # no second copy of the gradients
             )
 
     def shares_gradients(self, model: nn.Module, now: bool) -> AbstractContextManager[Any]:
@@ -130,10 +138,19 @@ class World:
         return results[0]
 
     def share_buffers(self, model: nn.Module) -> None:
-        """Send rank 0's BatchNorm statistics to every process, so that all validate alike."""
-        if self.size > 1:
-            for buffer in model.buffers():
-                dist.broadcast(buffer, 0)
+        """Send rank 0's BatchNorm statistics to every process, so that all validate alike.
+
+        All buffers of one data type travel at once.
+        """
+        if self.size == 1:
+            return
+        for dtype in dict.fromkeys(buffer.dtype for buffer in model.buffers()):
+            buffers = [buffer for buffer in model.buffers() if buffer.dtype == dtype]
+            flat = torch.cat([buffer.flatten() for buffer in buffers])
+            dist.broadcast(flat, 0)
+            parts = flat.split([buffer.numel() for buffer in buffers])
+            views = [part.view_as(b) for part, b in zip(parts, buffers, strict=True)]
+            torch._foreach_copy_(buffers, views)
 
     def wait(self) -> None:
         """Return when every process is here."""
@@ -184,7 +201,8 @@ def is_peer_failure(error: BaseException) -> bool:
     """Whether `error` only says that another process of the run is gone."""
     if not isinstance(error, RuntimeError) or int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return False
-    return bool(PEER_FAILURE.search(str(error)))
+    text = str(error)
+    return PEER_FAILURE.search(text) is not None and GPU_FAILURE.search(text) is None
 
 
 def pick_device(device: str, gpu_id: str, *, local_rank: int, torchrun_hint: str) -> torch.device:

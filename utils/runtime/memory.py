@@ -35,7 +35,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error` says that an allocation failed, on the CPU or on a GPU."""
     if isinstance(error, MemoryError):
         return True
-    words = "out of memory|can't allocate"
+    words = "out of memory|can't allocate|_STATUS_ALLOC_FAILED"  # the last is cuDNN's and cuBLAS's
     return isinstance(error, RuntimeError) and re.search(words, str(error)) is not None
 
 

@@ -123,8 +123,16 @@ def restore_training_state(
     step.load(saved, source=str(start.ckpt))
     if start.step > total:
         raise ValueError(f"{start.ckpt} is at step {start.step}, past --total_itrs {total}")
-    if not checkpoint.restore_rng(saved.get("rng", ()), world.rank):
-        start.notes.append("the checkpoint has no random state for this process: dropout differs")
+    rng = saved.get("rng", ())
+    if not checkpoint.restore_rng(rng, world.rank):
+        start.notes.append(
+            "the checkpoint has no random state for this process and its device: dropout differs"
+        )
+    if rng and len(rng) != world.size:
+        start.notes.append(
+            f"the run had {len(rng)} process(es), now it has {world.size}: dropout differs, and "
+            "sums round differently"
+        )
     start.notes.extend(options.changes_on_resume(saved.get("options", {}), options.flat(opts)))
     threads = saved.get("num_threads", torch.get_num_threads())
     if threads != torch.get_num_threads():

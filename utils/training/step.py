@@ -18,6 +18,7 @@ from network import DeepLabV3
 from network.pretrained import Checkpoint
 from utils.runtime.distributed import World
 from utils.scheduler import ClosedFormLR
+from utils.training.buffers import BufferBackup
 from utils.training.ema import Ema, NoEma
 
 
@@ -61,46 +62,17 @@ class TrainingState:
         return True
 
 
+# The smallest scale of fp16's gradients, which multiplies them by nothing. Gradients that overflow
+# without being scaled are the network's fault.
+MIN_SCALE = 1.0
+
+
 class BadStepsError(FloatingPointError):
     """Too many bad steps in a row; `step` is the last of them."""
 
     def __init__(self, message: str, *, step: int) -> None:
         super().__init__(message)
         self.step = step
-
-
-class BufferBackup:
-    """Copies of a network's buffers (BatchNorm's statistics) from before the present step.
-
-    All buffers of one data type share one flat copy, so that keeping and restoring hundreds of
-    them takes a few kernels.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        self._groups: list[tuple[list[Tensor], Tensor, Tensor, list[Tensor], list[Tensor]]] = []
-        for dtype in dict.fromkeys(buffer.dtype for buffer in network.buffers()):
-            live = [buffer for buffer in network.buffers() if buffer.dtype == dtype]
-            before, after = (live[0].new_empty(sum(b.numel() for b in live)) for _ in range(2))
-            sizes = [buffer.numel() for buffer in live]
-            before_views, after_views = (
-                [part.view_as(b) for part, b in zip(flat.split(sizes), live, strict=True)]
-                for flat in (before, after)
-            )
-            self._groups.append((live, before, after, before_views, after_views))
-
-    @torch.no_grad()
-    def keep(self) -> None:
-        """Copy the present values."""
-        for live, _, _, before_views, _ in self._groups:
-            torch._foreach_copy_(before_views, live)
-
-    @torch.no_grad()
-    def restore_if(self, bad: Tensor) -> None:
-        """Put the kept values back if the scalar `bad` is true."""
-        for live, before, after, _, after_views in self._groups:
-            torch._foreach_copy_(after_views, live)
-            torch.where(bad, before, after, out=after)
-            torch._foreach_copy_(live, after_views)
 
 
 class OptimizerStep:
@@ -112,8 +84,8 @@ class OptimizerStep:
     the schedule and the average advance. A step that is bad in one process is bad in all.
 
     A fused optimizer skips a bad update on the device. For any other, the CPU reads whether the
-    step was bad, which waits for the device. Under fp16 the scaler skips gradients that overflow,
-    and only the loss makes a step bad.
+    step was bad, which waits for the device. Under fp16 the scaler skips gradients that overflow
+    and halves its scale, which is no bad step as long as the scale is above MIN_SCALE.
 
     Load the optimizer's state with `load`, after this is made. `max_norm` 0 does not clip.
     """
@@ -162,11 +134,7 @@ class OptimizerStep:
         if self.world.size > 1:
             bad = self.world.sum(bad.float()) > 0
         if self.scaler.is_enabled():
-            self._spoil_gradient_if(bad)
-            self.scaler.unscale_(self.optimizer)
-            self.gradient_norm = self._clip_gradients()
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
+            bad = self._scaled_update(bad)
         else:
             self.gradient_norm = self._clip_gradients()
             bad = bad | ~self.gradient_norm.isfinite()
@@ -177,6 +145,19 @@ class OptimizerStep:
         self._count(step, bad)
         self.scheduler.step()
         self.ema.update()
+
+    def _scaled_update(self, bad: Tensor) -> Tensor:
+        """Let the scaler update the weights and its scale; returns whether the step is bad."""
+        self._spoil_gradient_if(bad)
+        self.scaler.unscale_(self.optimizer)
+        self.gradient_norm = self._clip_gradients()
+        scale = self.scaler.scale(torch.ones((), device=bad.device))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        # At a scale of 0 every gradient would be 0, and NaN after it is divided by the scale.
+        lowered = self.scaler.scale(torch.ones((), device=bad.device))
+        self.scaler.update(lowered.clamp(min=MIN_SCALE))
+        return bad | (~self.gradient_norm.isfinite() & (scale <= MIN_SCALE))
 
     def poll(self) -> int:
         """The number of bad steps since the last call; waits for the device.
@@ -220,8 +201,8 @@ class OptimizerStep:
         # step.
         position = {"last_epoch": saved["cur_itrs"]}
         self.scheduler.load_state_dict({**saved["scheduler_state"], **position})
-        if saved.get("scaler_state"):
-            self.scaler.load_state_dict(saved["scaler_state"])
+        if scaler := saved.get("scaler_state"):
+            self.scaler.load_state_dict({**scaler, "scale": max(scaler["scale"], MIN_SCALE)})
         self.ema.load(saved)
         self._prepare_momentum()
 
@@ -283,3 +264,9 @@ def _load_optimizer(
         )
     groups = [{**new, "params": old["params"]} for new, old in zip(now, then, strict=True)]
     optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
+    # Fused kernels refuse a moment whose elements lie in another order than its parameter's, as in
+    # the predecessor's checkpoints, which know no channels_last.
+    for parameter, moments in optimizer.state.items():
+        for name, value in moments.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                moments[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from utils.loss import bands
@@ -140,3 +142,17 @@ def test_without_gradient_none_is_computed(mode: Any) -> None:
     with Largest() as largest:
         banded_sum(logits.detach(), labels, cross_entropy)
     assert largest.backward_kernels == 0
+
+
+@pytest.mark.parametrize(("gib", "expected"), [(4, 11), (8, 11), (24, 4), (80, 2), (192, 1)])
+def test_larger_gpus_get_larger_bands(
+    gib: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scores of 8x19x769x769 are 343 MiB; a band is 32 MiB, or a 256th of the memory."""
+    facts = SimpleNamespace(total_memory=gib * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: facts)
+    with FakeTensorMode():
+        scores = torch.empty(8, 19, 193, 193, device="cuda")
+    found = list(bands.row_bands(scores, (769, 769)))
+    assert len(found) == expected
+    assert [row for band in found for row in range(769)[band.rows]] == list(range(769))

@@ -111,3 +111,14 @@ def test_conditions_name_options_and_their_values() -> None:
         name, _, values = words.partition(" ")
         allowed = LOSSES if name == "loss_type" else metadata[name]["choices"] or ()
         assert not values or set(values.split(" or ")) <= set(allowed)
+
+
+def test_compiling_is_refused_where_batchnorm_counts_all_gpus() -> None:
+    compiled = parse_main("--compile --batch_size 4".split())
+    with pytest.raises(ValueError, match="leave out --compile, or give --freeze_bn") as caught:
+        check_options(compiled, world_size=2, sync_batchnorm=True)
+    assert "\n" not in str(caught.value)
+    check_options(compiled, world_size=2)
+    check_options(compiled, world_size=1)
+    frozen = parse_main("--compile --batch_size 4 --freeze_bn".split())
+    check_options(frozen, world_size=2, sync_batchnorm=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from utils.runtime import checkpoint
 
@@ -40,3 +42,32 @@ def test_an_earlier_run_is_not_overwritten_unasked(tmp_path: Path, left: str) ->
         files.refuse_overwriting()
     resumable = "--continue_training" in str(refused.value)
     assert resumable == left.startswith("latest_")
+
+
+class Questions(TorchDispatchMode):
+    """Counts the values that Python asks of tensors; on a GPU each waits for the device."""
+
+    num = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        self.num += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("place", ["model_state", "ema_state"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), None])
+def test_one_question_tells_whether_all_weights_are_finite(place: str, bad: float | None) -> None:
+    state = {
+        kind: {f"{number}.weight": torch.full((3, 2), 3e38) for number in range(20)}
+        | {"counter": torch.tensor(7), "half": torch.ones(1, dtype=torch.float16)}
+        for kind in ("model_state", "ema_state")
+    }
+    if bad is not None:
+        state[place]["13.weight"][2, 1] = bad
+    with Questions() as questions:
+        assert checkpoint.is_finite(state) is (bad is None)
+    assert questions.num == 1
+    del state["ema_state"]
+    assert checkpoint.is_finite(state) is (bad is None or place == "ema_state")

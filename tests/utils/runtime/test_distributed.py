@@ -7,7 +7,9 @@ import os
 import socket
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from utils.runtime.distributed import World, is_peer_failure, speaks
 
 ROOT = Path(__file__).parents[3]
 
-# Each of the two prints what it saw as one JSON line. At the end one dies without a word.
+# Each of the two prints what it saw as one JSON line. At the end one fails, as main.py would.
 PROCESS = """
 import json, os, sys, time
 import torch
@@ -75,6 +77,7 @@ before = model[0].weight.grad.tolist()
 seen["not yet shared"] = world.gather(before)[0] != world.gather(before)[1]
 gradient(True)
 grads = world.gather(model[0].weight.grad.tolist())
+seen["one copy"] = model[0].weight.grad.untyped_storage().nbytes() > model[0].weight.grad.nbytes
 seen["shared"] = grads[0] == grads[1]
 seen["own statistics"] = len(set(map(str, world.gather(model[1].running_mean.tolist())))) == 2
 world.share_buffers(model)
@@ -95,7 +98,11 @@ print(json.dumps(seen), flush=True)
 
 world.wait()
 if rank == 1:
-    os._exit(3)
+    print("last words")  # a pipe keeps them back
+    try:
+        raise RuntimeError("a fault of its own")
+    finally:
+        distributed.leave(3)
 begin, name = time.monotonic(), sys.argv[1]
 try:
     for _ in range(3):
@@ -130,6 +137,8 @@ def two_processes(what_at_the_end: str) -> list[list[str]]:
         for process in processes:
             process.kill()
     assert [process.returncode for process in processes] == [5, 3], done
+    assert done[1][0].endswith("\nlast words\n")
+    assert done[1][1].count("RuntimeError: a fault of its own") == 1
     return [output.splitlines() for output, _ in done]
 
 
@@ -169,7 +178,7 @@ def test_gradients_are_shared_with_the_last_batch_and_statistics_when_asked(
     seen: list[dict],
 ) -> None:
     for one in seen:
-        for what in ("not yet shared", "shared", "own statistics", "shared statistics"):
+        for what in ("not yet shared", "shared", "own statistics", "shared statistics", "one copy"):
             assert one[what] is True, what
 
 
@@ -212,6 +221,16 @@ def test_a_world_of_one_is_itself() -> None:
         (RuntimeError("Timed out waiting 1800000ms for recv operation to complete"), True),
         (RuntimeError("ncclRemoteError: a remote process exiting prematurely"), True),
         (RuntimeError("Failed to recv, got 0 bytes. Connection was likely closed."), True),
+        (
+            RuntimeError("[Rank 1] Watchdog caught collective operation timeout: WorkNCCL(OpType="),
+            True,
+        ),
+        (torch.distributed.DistStoreError("wait timeout after 1800000ms, keys: /a"), True),
+        (RuntimeError("CUDA error: the launch timed out and was terminated"), False),
+        (RuntimeError("ncclUnhandledCudaError: Cuda failure 'the launch timed out'"), False),
+        (RuntimeError("CUDA driver error: connection lost to the device"), False),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED_TIMEOUT"), False),
+        (RuntimeError("The tool timed out"), False),
         (torch.OutOfMemoryError("CUDA out of memory"), False),
         (RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"), False),
         (ConnectionResetError("Connection reset by peer"), False),  # a server's, not a process's
@@ -244,3 +263,69 @@ def test_one_process_a_machine_speaks_of_what_all_meet(monkeypatch: pytest.Monke
 def test_a_device_that_is_not_there_is_one_line(device: str, gpu_id: str, expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
         distributed.start(device, gpu_id, torchrun_hint="torchrun x")
+
+
+def test_all_buffers_of_a_type_travel_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = []
+
+    def broadcast(tensor: torch.Tensor, source: int) -> None:
+        sent.append((tensor.dtype, tensor.numel(), source))
+        tensor += 1
+
+    monkeypatch.setattr(torch.distributed, "broadcast", broadcast)
+    model = nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3))
+    World(0, 2, torch.device("cpu")).share_buffers(model)
+    assert sent == [(torch.float32, 10, 0), (torch.int64, 2, 0)]
+    for layer in (model[0], model[2]):
+        assert layer.running_mean.tolist() == [1] * layer.num_features
+        assert layer.running_var.tolist() == [2] * layer.num_features
+        assert layer.num_batches_tracked == 1
+
+
+class Ended(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize(("code", "expected"), [(0, ["destroyed"]), (1, [1]), (130, [130])])
+def test_only_an_orderly_end_takes_leave_of_the_others(
+    code: int, expected: list[str | int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str | int] = []
+
+    def end(code: int) -> None:
+        seen.append(code)
+        raise Ended
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(
+        torch.distributed, "destroy_process_group", lambda: seen.append("destroyed")
+    )
+    monkeypatch.setattr(os, "_exit", end)
+    try:
+        distributed.leave(code)
+    except Ended:
+        assert code
+    assert seen == expected
+
+
+def test_gpus_wait_half_an_hour_for_each_other_and_flags_a_day(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[Any, timedelta]] = []
+
+    def new_group(*, backend: str, timeout: timedelta) -> None:
+        asked.append((backend, timeout))
+        raise Ended
+
+    monkeypatch.setattr(
+        torch.distributed,
+        "init_process_group",
+        lambda backend, timeout: asked.append((backend, timeout)),
+    )
+    monkeypatch.setattr(torch.distributed, "new_group", new_group)
+    monkeypatch.setattr(distributed, "pick_device", lambda *_, **__: torch.device("cuda", 0))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(Ended):
+        distributed.start("cuda", "0", torchrun_hint="")
+    assert [backend for backend, _ in asked] == ["nccl", "gloo"]
+    assert asked[0][1] <= timedelta(minutes=30) < timedelta(hours=12) < asked[1][1]

@@ -118,3 +118,13 @@ def test_without_an_average_in_the_checkpoint_it_starts_from_the_present_weights
     ema.load({"model_state": {}})
     assert ema.updates == 0
     assert all(torch.equal(value, before[key]) for key, value in ema.model.state_dict().items())
+
+
+def test_a_loaded_average_keeps_the_memory_format() -> None:
+    saved = Ema(small(), 0.9).entries()  # contiguous
+    ema = Ema(small().to(memory_format=torch.channels_last), 0.9)
+    ema.load(saved)
+    weight = ema.model[0].weight
+    assert weight.stride() != saved["ema_state"]["0.weight"].stride()
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(weight, saved["ema_state"]["0.weight"])

@@ -129,3 +129,10 @@ def test_averages_that_begin_or_end_are_said() -> None:
     (note,) = resume(saved_after(1, ema=0.9), build())
     assert "averaged weights are dropped" in note
     assert resume(saved_after(1, ema=0.9), build(ema=0.9), ema=0.9) == []
+
+
+def test_another_number_of_processes_is_said() -> None:
+    saved = saved_after(1)
+    saved["rng"] *= 4
+    (note,) = resume(saved, build())
+    assert note.startswith("the run had 4 process(es), now it has 1: ")

@@ -183,3 +183,72 @@ def test_a_bad_first_step_gives_no_warning() -> None:
         warnings.simplefilter("error")
         run.step(0, loss=NAN)
     assert run.optimizer_step.poll() == 1
+
+
+@KINDS
+@pytest.mark.parametrize("grad", [NAN, INF])
+def test_gradients_that_overflow_at_every_scale_are_bad_steps(
+    name: str, fused: bool, grad: float
+) -> None:
+    scaler = torch.amp.GradScaler("cpu")  # 65,536 at first: 16 steps until it is 1
+    run = Training(name, fused=fused, scaler=scaler, max_bad_steps=3)
+    run.step(0)
+    before = [parameter.clone() for parameter in run.model.parameters()]
+    for number in range(1, 17):
+        run.step(number, grad=grad)
+    assert (scaler.get_scale(), run.optimizer_step.poll()) == (1, 0)
+    for number in range(17, 20):
+        run.step(number, grad=grad)
+    assert (scaler.get_scale(), run.optimizer_step.poll()) == (1, 3)
+    for number in range(20, 200):
+        run.step(number, grad=grad)
+    assert scaler.get_scale() == 1
+    assert all(map(torch.equal, before, run.model.parameters()))
+    with pytest.raises(BadStepsError, match="183 steps in a row, last in step 199"):
+        run.optimizer_step.poll()
+    run.step(200)  # the scale still works
+    assert not any(map(torch.equal, before, run.model.parameters()))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_saved_scale_of_0_is_raised(fused: bool) -> None:
+    saved = Training(scaler=torch.amp.GradScaler("cpu")).optimizer_step.entries()
+    saved["scaler_state"]["scale"] = 0.0  # as a run of an earlier version left it
+    run, plain = Training(scaler=torch.amp.GradScaler("cpu"), fused=fused), Training()
+    run.optimizer_step.load({**saved, "cur_itrs": 0}, source="x.pth")
+    for number in range(2):
+        run.step(number)
+        plain.step(number)
+    assert run.optimizer_step.poll() == 0
+    for one, two in zip(run.model.parameters(), plain.model.parameters(), strict=True):
+        torch.testing.assert_close(one, two)
+
+
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("layouts", [LAYOUTS, LAYOUTS[::-1], LAYOUTS[:1]], ids=str)
+def test_loaded_moments_lie_like_their_parameters(
+    name: str, layouts: list[torch.memory_format]
+) -> None:
+    """A fused kernel on a GPU refuses any other order; the predecessor's files are contiguous."""
+    saving, resumed = Training(name), Training(name, fused=True)
+    saving.model.to(memory_format=layouts[0])
+    resumed.model.to(memory_format=layouts[-1])
+    saving.step(0)
+    resumed.model.load_state_dict(saving.model.state_dict())
+    saved = {**saving.optimizer_step.entries(), "cur_itrs": 1}
+    resumed.optimizer_step.load(saved, source="x.pth")
+    for one, two in zip(saving.model.parameters(), resumed.model.parameters(), strict=True):
+        then, now = saving.optimizer.state[one], resumed.optimizer.state[two]
+        assert then.keys() == now.keys()
+        for key, value in now.items():
+            torch.testing.assert_close(value, then[key])
+            assert value.dim() == 0 or value.stride() == two.stride()
+    if name == "adamw":  # it makes much of what two layouts round differently
+        return
+    saving.step(1)
+    resumed.step(1)
+    for one, two in zip(saving.model.parameters(), resumed.model.parameters(), strict=True):
+        torch.testing.assert_close(one, two)
