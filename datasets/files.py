@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import re
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,10 +16,14 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from datasets.facts import NO_CLASS, Color, describe_wrong
+from utils.runtime.files import open_regular
 from utils.utils import IGNORE_INDEX
 
 # Pillow logs oddities in files; without a handler Python would print them to stderr.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
+# So does the library for TIFF, on its own; a file that cannot be read is named by a DataError.
+with suppress(AttributeError, OSError):  # other builds of Pillow have it elsewhere
+    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
 
 
 class DataError(ValueError):
@@ -80,7 +86,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 def is_turned(path: Path) -> bool:
     """Whether the header of the file asks viewers to turn or mirror the image."""
     try:
-        with open(path, "rb") as file, warnings.catch_warnings():
+        with open_regular(path) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(file)
             # In a PNG without "exif", getexif() would decode all pixels to search behind them.
@@ -88,6 +94,23 @@ def is_turned(path: Path) -> bool:
     except Exception:  # a damaged file is reported when it is loaded
         return False
 
+
+def is_lossy(path: Path) -> bool:
+    """Whether the header says that the file was compressed by changing its pixels a little."""
+    try:
+        with open_regular(path) as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(file)
+            if image.format == "WEBP":  # lossless ones have a chunk "VP8L" instead of these
+                file.seek(0)
+                head = file.read(34)
+                return b"VP8 " in head or b"ALPH" in head
+            return image.format in LOSSY or "jpeg" in str(image.info.get("compression"))
+    except Exception:  # a damaged file is reported when it is loaded
+        return False
+
+
+LOSSY = ("JPEG", "MPO", "AVIF")
 
 # Modes of labels with colors: tools that shrink files turn RGB into palette or gray.
 COLOR_MODES = ("RGB", "RGBA", "RGBX", "P", "PA", "L", "LA", "1")
@@ -185,7 +208,7 @@ def _jpeg_hint(label: Image.Image) -> str:
 def open_image(path: Path) -> Image.Image:
     """The decoded image; DataError names a file that cannot be read. Warnings are ignored."""
     try:
-        with open(path, "rb") as file, warnings.catch_warnings():
+        with open_regular(path) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(file)
             _check_header(image, os.fstat(file.fileno()).st_size)
@@ -202,7 +225,7 @@ def open_image(path: Path) -> Image.Image:
 def image_size(path: Path) -> tuple[int, int]:
     """Width and height in the header of the file, without decoding; DataError without one."""
     try:
-        with open(path, "rb") as file, warnings.catch_warnings():
+        with open_regular(path) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return Image.open(file).size
     except Exception as error:

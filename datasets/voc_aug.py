@@ -26,7 +26,7 @@ from datasets.archive import download_and_unpack
 from datasets.files import DataError, image_size
 from datasets.loader import available_cores
 from datasets.voc import CLASS_NAMES, FOLDERS, download_voc, label_names, read_split, voc_cmap
-from utils.runtime.files import write_bytes
+from utils.runtime.files import open_regular, write_bytes
 
 SBD_FOLDER = Path("benchmark_RELEASE") / "dataset"
 SBD_LISTS = ("train.txt", "val.txt", "train_noval.txt")
@@ -121,7 +121,8 @@ def _read_mat(path: Path) -> np.ndarray:
     from scipy.io import loadmat  # nothing else needs scipy
 
     try:
-        content = loadmat(path, variable_names=["GTcls"])
+        with open_regular(path) as file:
+            content = loadmat(file, variable_names=["GTcls"])
         classes = np.asarray(content["GTcls"][0, 0]["Segmentation"])
         if classes.ndim != 2:
             raise ValueError(f"it has the shape {classes.shape}; it must be (H, W)")

@@ -12,6 +12,7 @@ from PIL import Image
 from datasets.facts import NO_CLASS, Color
 from datasets.files import DataError, open_image, white_value
 from datasets.folder.class_list import ClassList
+from utils.runtime.files import open_regular
 from utils.utils import IGNORE_INDEX
 
 
@@ -40,8 +41,8 @@ def hold_colors(labels: Sequence[Path], class_list: ClassList) -> bool:
 
 def _mode(path: Path) -> str:
     try:
-        with Image.open(path) as image:
-            return image.mode
+        with open_regular(path) as file:
+            return Image.open(file).mode
     except Exception:  # a damaged file is reported when it is loaded
         return ""
 

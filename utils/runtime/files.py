@@ -1,14 +1,29 @@
-"""The one way in which the program writes a file that somebody may read or need later."""
+"""The one way in which the program writes a file, and how it opens what somebody else made."""
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading; a FIFO or a device, which could wait for ever, is an OSError."""
+
+    def without_waiting(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+    file = open(path, "rb", opener=without_waiting)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return file
 
 
 @contextmanager
