@@ -5,6 +5,8 @@ A picture is an image (H, W, 3) RGB and its label (H, W), both uint8. Sizes are 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -15,8 +17,10 @@ from torch.nn import functional
 
 from utils.utils import IGNORE_INDEX
 
+from .calling import new_rng
+
 Rng = np.random.Generator
-Size = int | tuple[int, int]
+Size = float | tuple[float, float]  # in whole pixels, rounded down
 Color = tuple[int, int, int]
 Picture = tuple[np.ndarray, np.ndarray]
 
@@ -27,11 +31,13 @@ class JointTransform:
     """Base class of the transforms of an image and its label; a subclass writes `apply`.
 
     Arrays give arrays, which may be views of the inputs. PIL pictures give PIL pictures. All random
-    numbers come from `rng`, or from a new generator where none is given.
+    numbers come from `rng`; where none is given, from torch's global generator.
     """
 
+    takes_pictures = False  # see `calling`
+
     def __call__(self, image: Any, label: Any, rng: Rng | None = None) -> tuple[Any, Any]:
-        rng = np.random.default_rng() if rng is None else rng
+        rng = new_rng() if rng is None else rng
         pixels, ids = _as_array(image, is_image=True), _as_array(label, is_image=False)
         if isinstance(ids, np.ndarray) and ids.dtype != np.uint8:
             raise ValueError(f"labels must be uint8, got {ids.dtype}; convert with astype('uint8')")
@@ -73,11 +79,11 @@ def _as_given(result: Any, before: Any, given: Any) -> Any:
 
 
 def check_size(size: Size) -> tuple[int, int]:
-    """(H, W) of a size, where an int is a square; sizes below 1 pixel are a ValueError."""
-    height, width = (size, size) if isinstance(size, int) else size
-    if height < 1 or width < 1:
+    """(H, W) of a size, where a number is a square; sizes below 1 pixel are a ValueError."""
+    height, width = size if isinstance(size, Sequence) else (size, size)
+    if not (1 <= height < math.inf and 1 <= width < math.inf):
         raise ValueError(f"size must be at least 1 pixel, got {size}")
-    return height, width
+    return int(height), int(width)
 
 
 def check_bilinear(interpolation: int) -> None:
@@ -127,29 +133,6 @@ def resize(image: np.ndarray, label: np.ndarray, size: tuple[int, int]) -> Pictu
     return resize_image(image, size), resize_label(label, size)
 
 
-def place(
-    image: np.ndarray,
-    label: np.ndarray,
-    *,
-    left: int,
-    top: int,
-    size: tuple[int, int],
-    image_fill: Color,
-) -> Picture:
-    """Pad to `size` (H, W) so that the picture is at (left, top); padding of the label is ignored.
-
-    Where there is nothing to pad, the arrays stay the same.
-    """
-    bottom, right = size[0] - top - image.shape[0], size[1] - left - image.shape[1]
-    if left == top == right == bottom == 0:
-        return image, label
-    borders = (top, bottom, left, right, cv2.BORDER_CONSTANT)
-    return (
-        cv2.copyMakeBorder(image, *borders, value=image_fill),
-        cv2.copyMakeBorder(label, *borders, value=(IGNORE_INDEX,)),
-    )
-
-
 def cut(
     image: np.ndarray,
     label: np.ndarray,
@@ -159,13 +142,18 @@ def cut(
     size: tuple[int, int],
     image_fill: Color,
 ) -> Picture:
-    """Cut the window of `size` (H, W) at (left, top); the part outside the picture is padded."""
+    """Cut the window of `size` (H, W) at (left, top); the part outside the picture is padded.
+
+    Padding of the label is ignored. Where there is nothing to pad, the results are views.
+    """
     inside = np.s_[max(top, 0) : max(top + size[0], 0), max(left, 0) : max(left + size[1], 0)]
-    return place(
-        image[inside],
-        label[inside],
-        left=max(-left, 0),
-        top=max(-top, 0),
-        size=size,
-        image_fill=image_fill,
+    image, label = image[inside], label[inside]
+    above, before = max(-top, 0), max(-left, 0)
+    below, behind = size[0] - above - label.shape[0], size[1] - before - label.shape[1]
+    if above == before == below == behind == 0:
+        return image, label
+    borders = (above, below, before, behind, cv2.BORDER_CONSTANT)
+    return (
+        cv2.copyMakeBorder(image, *borders, value=image_fill),
+        cv2.copyMakeBorder(label, *borders, value=(IGNORE_INDEX,)),
     )

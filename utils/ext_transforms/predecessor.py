@@ -113,6 +113,8 @@ class ExtRandomRotation(JointTransform):
 class ExtLambda(JointTransform):
     """Apply a function to the image as it was given; the label stays."""
 
+    takes_pictures = True
+
     def __init__(self, lambd: Callable[[Any], Any]) -> None:
         self.lambd = lambd
 
@@ -143,3 +145,25 @@ class ExtNormalize(JointTransform):
     def __call__(self, image: Any, label: Any, rng: Rng | None = None) -> tuple[Any, Any]:
         mean, std = (image.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
         return (image - mean) / std, label
+
+
+class Lambda:
+    """Apply a function to one picture."""
+
+    def __init__(self, lambd: Callable[[Any], Any]) -> None:
+        self.lambd = lambd
+
+    def __call__(self, image: Any) -> Any:
+        return self.lambd(image)
+
+
+class Compose:
+    """Apply transforms of one picture one after another."""
+
+    def __init__(self, transforms: Sequence[Callable[[Any], Any]]) -> None:
+        self.transforms = list(transforms)
+
+    def __call__(self, image: Any) -> Any:
+        for transform in self.transforms:
+            image = transform(image)
+        return image

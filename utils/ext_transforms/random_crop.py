@@ -20,7 +20,6 @@ from .base import (
     Size,
     check_size,
     cut,
-    place,
     resize_image,
     resize_label,
     scaled_length,
@@ -53,13 +52,13 @@ class ExtRandomCrop(JointTransform):
     def __init__(
         self,
         size: Size,
-        padding: int | Sequence[int] = 0,
+        padding: float | Sequence[int] = 0,
         pad_if_needed: bool = False,
         *,
         image_fill: Color = MEAN_COLOR,
     ) -> None:
         self.size = check_size(size)
-        sides = (padding,) if isinstance(padding, int) else tuple(padding)
+        sides = tuple(padding) if isinstance(padding, Sequence) else (int(padding),)
         if len(sides) not in (1, 2, 4) or min(sides) < 0:
             raise ValueError(f"padding must be 1, 2 or 4 numbers >= 0, got {padding}")
         self.padding = sides * (4 // len(sides))
@@ -75,7 +74,7 @@ class ExtRandomCrop(JointTransform):
                 "use a smaller size or pad_if_needed=True"
             )
         fill = self.image_fill
-        padded = place(image, label, left=left, top=top, size=(height, width), image_fill=fill)
+        padded = cut(image, label, left=-left, top=-top, size=(height, width), image_fill=fill)
         top = _random_offset(height, self.size[0], rng)
         left = _random_offset(width, self.size[1], rng)
         return cut(*padded, left=left, top=top, size=self.size, image_fill=fill)
@@ -139,11 +138,11 @@ class ExtRandomScaleCrop(JointTransform):
             ids = resize_label(label[source], (rows.length, columns.length))
             if self.cat_max_ratio == 1 or _is_mixed(ids, self.cat_max_ratio):
                 break
-        return place(
+        return cut(
             resize_image(image[source], (rows.length, columns.length)),
             ids,
-            left=columns.offset,
-            top=rows.offset,
+            left=-columns.offset,
+            top=-rows.offset,
             size=self.size,
             image_fill=self.image_fill,
         )

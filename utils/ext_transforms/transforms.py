@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -23,19 +23,28 @@ from .base import (
     cut,
     resize,
 )
+from .calling import AnyTransform, call, new_rng, takes_pictures
 
 
 class ExtCompose:
-    """Apply transforms one after another, all drawing from one generator."""
+    """Apply transforms one after another, all drawing from one generator.
 
-    def __init__(self, transforms: Sequence[Callable[..., Any]]) -> None:
+    A transform without a parameter `rng` is called with image and label alone, and draws itself.
+    """
+
+    def __init__(self, transforms: Sequence[AnyTransform]) -> None:
         self.transforms = list(transforms)
 
     def __call__(self, image: Any, label: Any, rng: Rng | None = None) -> tuple[Any, Any]:
-        rng = np.random.default_rng() if rng is None else rng
+        rng = new_rng() if rng is None else rng
         for transform in self.transforms:
-            image, label = transform(image, label, rng)
+            image, label = call(transform, image, label, rng)
         return image, label
+
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether a transform in it does, see `calling`."""
+        return any(map(takes_pictures, self.transforms))
 
     def __repr__(self) -> str:
         lines = "".join(f"\n    {transform}" for transform in self.transforms)
@@ -47,8 +56,8 @@ class ExtResize(JointTransform):
 
     def __init__(self, size: Size, interpolation: int = Image.Resampling.BILINEAR) -> None:
         check_bilinear(interpolation)
-        check_size(size)
-        self.size = size
+        height, width = check_size(size)
+        self.size = (height, width) if isinstance(size, Sequence) else height
 
     def apply(self, image: np.ndarray, label: np.ndarray, rng: Rng) -> Picture:
         if isinstance(self.size, int):

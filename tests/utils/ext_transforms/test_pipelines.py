@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import warnings
 
@@ -183,3 +184,101 @@ def test_compose_without_generator_draws_one() -> None:
     image, label = painted(50, 70)
     compose = et.ExtCompose([et.ExtRandomCrop(20)])
     assert len({compose(image, label)[1].tobytes() for _ in range(10)}) > 1
+
+
+RANDOM = [
+    et.ExtRandomScale((0.5, 2.0)),
+    et.ExtRandomCrop(20),
+    et.ExtRandomHorizontalFlip(),
+    et.ExtRandomRotation(10),
+    et.ExtColorJitter(0.5),
+    et.ExtRandomScaleCrop(20),
+    et.ExtCompose([et.ExtRandomCrop(40), et.ExtRandomCrop(20)]),
+]
+
+
+@pytest.mark.parametrize("transform", RANDOM, ids=lambda transform: type(transform).__name__)
+def test_transforms_called_alone_follow_torchs_seed(transform: object) -> None:
+    image, label = painted(50, 70)
+
+    def drawn(seed: int) -> list[bytes]:
+        torch.manual_seed(seed)
+        return [transform(image, label)[0].tobytes() for _ in range(12)]
+
+    first = drawn(1)
+    assert len(set(first)) > 1
+    assert drawn(1) == first != drawn(2)
+
+
+class TwoArguments:
+    """As people write them for the predecessor; remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.given: list[object] = []
+
+    def __call__(self, img: object, lbl: object) -> tuple:
+        self.given.append(img)
+        return img, lbl
+
+
+class Unhashable(TwoArguments):
+    __hash__ = None
+
+
+class Module(torch.nn.Module):
+    def forward(self, img: object, lbl: object) -> tuple:
+        return img, lbl
+
+
+def with_a_default(img: object, lbl: object, p: float = 0.5) -> tuple:
+    assert p == 0.5
+    return img, lbl
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        TwoArguments(),
+        Unhashable(),
+        Module(),
+        with_a_default,
+        functools.partial(with_a_default, p=0.5),
+        lambda *pair: pair,
+        lambda img, lbl, **_: (img, lbl),
+        TwoArguments().__call__,
+    ],
+)
+def test_transforms_of_two_arguments_get_what_was_given(transform: object) -> None:
+    image, label = painted(20, 30)
+    compose = et.ExtCompose([transform, et.ExtRandomHorizontalFlip(0.0), transform])
+    for given in ((image, label), (Image.fromarray(image), Image.fromarray(label))):
+        assert all(one is other for one, other in zip(compose(*given), given, strict=True))
+
+
+def third(img: object, lbl: object, generator: np.random.Generator) -> tuple:
+    return generator, lbl
+
+
+def by_name(img: object, lbl: object, *, rng: np.random.Generator) -> tuple:
+    return rng, lbl
+
+
+def optional(img: object, lbl: object, p: float = 0.5, rng: object = None) -> tuple:
+    assert p == 0.5
+    return rng, lbl
+
+
+class Forward(torch.nn.Module):
+    def forward(self, img: object, lbl: object, rng: object) -> tuple:
+        return rng, lbl
+
+
+@pytest.mark.parametrize("transform", [third, by_name, optional, Forward()])
+def test_transforms_that_take_the_generator_get_it(transform: object) -> None:
+    rng = np.random.default_rng(0)
+    assert et.ExtCompose([transform])(None, None, rng)[0] is rng
+
+
+def test_compose_and_lambda_of_one_picture() -> None:
+    chain = et.Compose([et.Lambda(lambda x: x + 1), et.Lambda(lambda x: 2 * x)])
+    assert chain(3) == 8

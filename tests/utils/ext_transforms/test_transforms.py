@@ -243,3 +243,19 @@ def test_bad_arguments() -> None:
             et.ExtRandomCrop(10, padding)
     with pytest.raises(ValueError, match="diviser must be 1 or more"):
         et.ExtPad(0)
+
+
+@pytest.mark.parametrize("kind", [float, np.int64, np.float32])
+def test_sizes_may_be_other_numbers(kind: type) -> None:
+    """The predecessor takes any number and rounds it down."""
+    image, label = painted(40, 50)
+    for transform in (et.ExtCenterCrop, et.ExtRandomCrop, et.ExtRandomScaleCrop, et.ExtResize):
+        for given, size in ((kind(20), (20, 20)), ((kind(20), kind(30)), (20, 30))):
+            if transform is et.ExtResize and size == (20, 20):
+                size = (20, 25)  # the shorter side
+            assert transform(given)(image, label)[1].shape == size
+    assert et.ExtCenterCrop(20.7).size == (20, 20)
+    assert et.ExtRandomCrop(44, kind(2))(image, label)[1].shape == (44, 44)
+    for wrong in (kind(0), (kind(0), 5), float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="size must be at least 1"):
+            et.ExtCenterCrop(wrong)
