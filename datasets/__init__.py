@@ -7,13 +7,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from datasets.base import SampleKey, SegmentationDataset, Transform
+from datasets.base import SampleKey, SegmentationDataset
 from datasets.cityscapes import Cityscapes
 from datasets.facts import ClassFacts
 from datasets.files import DataError, data_error_line
 from datasets.folder import Folder
 from datasets.shapes import Shapes
 from datasets.voc import VOCSegmentation
+from utils.ext_transforms import AnyTransform
 
 DATASETS: dict[str, type[SegmentationDataset]] = {
     "voc": VOCSegmentation,
@@ -40,7 +41,7 @@ def create_dataset(
     *,
     root: Path,
     options: Mapping[str, Any] = NO_OPTIONS,
-    transform: Transform | None = None,
+    transform: AnyTransform | None = None,
     seed: int = 0,
     allow_missing: bool = False,
 ) -> SegmentationDataset:

@@ -12,17 +12,33 @@ from pathlib import Path
 
 from datasets.files import DataError
 
+MAX_DEPTH = 64  # of folders in an archive; unpacking deep ones could end in a RecursionError
+
+
+def download_extract(url: str, root: str | Path, filename: str, md5: str) -> None:
+    """Fetch a tar archive into `root` as `filename` and unpack it there; the predecessor's."""
+    root = Path(root)
+    download_and_unpack(url, root, md5=md5, member=Path(), target=root, last=(), name=filename)
+
 
 def download_and_unpack(
-    url: str, root: Path, *, md5: str, member: Path, target: Path, last: Sequence[str]
+    url: str,
+    root: Path,
+    *,
+    md5: str,
+    member: Path,
+    target: Path,
+    last: Sequence[str],
+    name: str | None = None,
 ) -> None:
     """Fetch a tar archive into `root` and move what its folder `member` holds into `target`.
 
-    An archive with this checksum that is in `root` already is not fetched again. The entries
-    `last`, by which a complete folder is known, are moved after all others. Raises
-    FileNotFoundError for a failure of the network or the disk, DataError for a bad archive.
+    An archive with this checksum that is in `root` already is not fetched again; there it is
+    called `name`, or as in the address. The entries `last`, by which a complete folder is known,
+    are moved after all others. Raises FileNotFoundError for a failure of the network or the disk,
+    DataError for a bad archive.
     """
-    archive = root / url.rsplit("/", 1)[-1]
+    archive = root / (name or url.rsplit("/", 1)[-1])
     if not hasattr(tarfile, "data_filter"):
         raise ValueError(
             f"this Python cannot unpack {archive.name} safely; use Python 3.11.4 or later, or "
@@ -63,8 +79,8 @@ def _unpack(archive: Path, *, member: Path, target: Path, last: Sequence[str]) -
     with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=archive.parent) as temporary:
         try:
             with tarfile.open(archive) as tar:
-                tar.extractall(temporary, filter="data")  # refuses what would be outside
-        except (tarfile.TarError, EOFError, zlib.error, ValueError) as error:
+                tar.extractall(temporary, filter=_safe)
+        except (tarfile.TarError, EOFError, zlib.error, ValueError, RecursionError) as error:
             raise DataError(
                 f"refused to unpack {archive}: {_one_line(error)}; delete it and fetch it again"
             ) from error
@@ -75,6 +91,13 @@ def _unpack(archive: Path, *, member: Path, target: Path, last: Sequence[str]) -
             shutil.copytree(
                 unpacked, target, ignore=later, copy_function=shutil.move, dirs_exist_ok=True
             )
+
+
+def _safe(entry: tarfile.TarInfo, folder: str) -> tarfile.TarInfo:
+    """The entry; a TarError or ValueError if it would be outside the folder, or too deep in it."""
+    if entry.name.count("/") > MAX_DEPTH:
+        raise ValueError(f"{entry.name[:40]}... is in more than {MAX_DEPTH} folders")
+    return tarfile.data_filter(entry, folder)
 
 
 def _one_line(error: BaseException) -> str:

@@ -2,25 +2,25 @@
 
 A data set is a list of samples. `load(index)` gives one as arrays whose label holds train ids:
 0 .. number of classes - 1, and 255 for ignored pixels. `dataset[key]` gives it after the joint
-transform, as uint8 tensors. What a data set knows about its classes is one `ClassFacts`.
+transform. What a data set knows about its classes is one `ClassFacts`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets.facts import ClassFacts
 from datasets.files import DataError, is_turned, read_image, read_label
+from utils.ext_transforms import AnyTransform, ExtPILToTensor, call, new_rng, takes_pictures
 from utils.utils import IGNORE_INDEX
-
-Transform = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[Tensor, Tensor]]
 
 
 class SampleKey(NamedTuple):
@@ -41,6 +41,9 @@ class SampleStore(Protocol):
 class SegmentationDataset(Dataset):
     """Base of all data sets; a subclass states its facts and overrides the methods that raise.
 
+    `transform` takes image and label, as PIL pictures, and gives both. With a parameter `rng`, a
+    `numpy.random.Generator`, it takes arrays instead: those of utils.ext_transforms do.
+
     With `skip_bad_files = True`, a sample that raises DataError is left out, and `bad_indices()`
     lists it in all processes. Set it before a loader starts its processes.
     """
@@ -53,8 +56,8 @@ class SegmentationDataset(Dataset):
     seed: int = 0  # of the augmentation
     _bad: Tensor | None = None  # (number of samples,) uint8 in shared memory: 1 is bad
 
-    def __init__(self, *, transform: Transform | None = None) -> None:
-        self.transform = transform if transform is not None else _to_tensors
+    def __init__(self, *, transform: AnyTransform | None = None) -> None:
+        self.transform = transform
         self.notes: list[str] = []  # what the user should know about how it was built
 
     def __len__(self) -> int:
@@ -91,21 +94,40 @@ class SegmentationDataset(Dataset):
         """The colors (256, 3) uint8 of the classes, by train id."""
         return self.facts.palette
 
-    def __getitem__(self, key: int | SampleKey) -> tuple[Tensor, Tensor] | None:
-        """Image (3, H, W) and label (H, W), both uint8; an int means that sample in epoch 0.
+    def __getitem__(self, key: int | SampleKey) -> tuple[Any, Any] | None:
+        """Image and label as the transform gives them; None for a bad sample that is left out.
 
-        Where a bad sample is left out, a SampleKey (training) gets the next good one, with the
-        augmentation of the key; an int (validation) gets None.
+        An int draws a new augmentation each time, from torch's global generator. Without a
+        transform it gives PIL pictures, the label in train ids with its colors. For a SampleKey see
+        `sample`; where a bad sample is left out, it gets the next good one.
         """
-        training = isinstance(key, SampleKey)
-        if not isinstance(key, SampleKey):
-            index = range(len(self))[key]  # negative ones count from the end
-            key = SampleKey(epoch=0, position=index, index=index)
-        sample = self._load_good(key.index, or_next=training)
-        if sample is None:
+        if isinstance(key, SampleKey):
+            return self.sample(key, or_next=True)
+        found = self._load_good(range(len(self))[key], or_next=False)  # -1 is the last
+        if found is None:
+            return None
+        if self.transform is None:
+            return _as_pictures(*found, self.palette)
+        return self._transformed(self.transform, *found, new_rng())
+
+    def sample(self, key: SampleKey, *, or_next: bool = False) -> tuple[Tensor, Tensor] | None:
+        """Image (3, H, W) and label (H, W), both uint8, as a function of seed and key.
+
+        A bad sample that is left out is None or, with `or_next`, the next good one, with the
+        augmentation of the key.
+        """
+        found = self._load_good(key.index, or_next=or_next)
+        if found is None:
             return None
         rng = np.random.default_rng((self.seed, key.epoch, key.position))
-        return self.transform(*sample, rng)
+        return self._transformed(self.transform or TO_TENSORS, *found, rng)
+
+    def _transformed(
+        self, transform: AnyTransform, image: Any, label: Any, rng: np.random.Generator
+    ) -> tuple[Any, Any]:
+        if takes_pictures(transform):
+            image, label = _as_pictures(image, label, self.palette)
+        return call(transform, image, label, rng)
 
     @property
     def skip_bad_files(self) -> bool:
@@ -155,7 +177,7 @@ class FileDataset(SegmentationDataset):
         labels: Sequence[Path] | None,
         names: Sequence[str],
         *,
-        transform: Transform | None = None,
+        transform: AnyTransform | None = None,
         hint: str = "",
         allow_missing: bool = False,
     ) -> None:
@@ -200,9 +222,16 @@ class FileDataset(SegmentationDataset):
         return read_label(self.labels[index], self.facts.label_table, colors=self.facts.colors)
 
 
-def _to_tensors(image: np.ndarray, label: np.ndarray, _: object) -> tuple[Tensor, Tensor]:
-    pixels = torch.from_numpy(image.transpose(2, 0, 1).copy())  # (3, H, W)
-    return pixels, torch.from_numpy(label.copy())
+TO_TENSORS = ExtPILToTensor()
+
+
+def _as_pictures(
+    image: np.ndarray, label: np.ndarray, palette: np.ndarray
+) -> tuple[Image.Image, Image.Image]:
+    """The image as RGB, and the label as palette indices."""
+    ids = Image.fromarray(label)
+    ids.putpalette(palette.tobytes())
+    return Image.fromarray(image), ids
 
 
 def _any_complete(images: Sequence[Path], labels: Sequence[Path] | None) -> bool:
@@ -215,6 +244,7 @@ def _require_files(kind: str, paths: Sequence[Path], hint: str) -> None:
     if missing:
         raise FileNotFoundError(
             f"{len(missing)} of {len(paths)} {kind} files are missing, the first: {missing[0]}"
+            f"{' (which is no regular file)' * missing[0].exists()}"
             f"{hint and f'; {hint}'}"
         )
 

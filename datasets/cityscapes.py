@@ -6,8 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from datasets.base import FileDataset, Transform
+import numpy as np
+from torch import Tensor
+
+from datasets.base import FileDataset
 from datasets.facts import ClassFacts, make_label_table, make_palette
+from utils.ext_transforms import AnyTransform
 from utils.utils import IGNORE_INDEX
 
 
@@ -17,47 +21,51 @@ class CityscapesClass(NamedTuple):
     name: str
     id: int
     train_id: int
+    category: str
+    category_id: int
+    has_instances: bool
+    ignore_in_eval: bool
     color: tuple[int, int, int]
 
 
 CLASSES = tuple(
     CityscapesClass(*row)
     for row in (
-        ("unlabeled", 0, 255, (0, 0, 0)),
-        ("ego vehicle", 1, 255, (0, 0, 0)),
-        ("rectification border", 2, 255, (0, 0, 0)),
-        ("out of roi", 3, 255, (0, 0, 0)),
-        ("static", 4, 255, (0, 0, 0)),
-        ("dynamic", 5, 255, (111, 74, 0)),
-        ("ground", 6, 255, (81, 0, 81)),
-        ("road", 7, 0, (128, 64, 128)),
-        ("sidewalk", 8, 1, (244, 35, 232)),
-        ("parking", 9, 255, (250, 170, 160)),
-        ("rail track", 10, 255, (230, 150, 140)),
-        ("building", 11, 2, (70, 70, 70)),
-        ("wall", 12, 3, (102, 102, 156)),
-        ("fence", 13, 4, (190, 153, 153)),
-        ("guard rail", 14, 255, (180, 165, 180)),
-        ("bridge", 15, 255, (150, 100, 100)),
-        ("tunnel", 16, 255, (150, 120, 90)),
-        ("pole", 17, 5, (153, 153, 153)),
-        ("polegroup", 18, 255, (153, 153, 153)),
-        ("traffic light", 19, 6, (250, 170, 30)),
-        ("traffic sign", 20, 7, (220, 220, 0)),
-        ("vegetation", 21, 8, (107, 142, 35)),
-        ("terrain", 22, 9, (152, 251, 152)),
-        ("sky", 23, 10, (70, 130, 180)),
-        ("person", 24, 11, (220, 20, 60)),
-        ("rider", 25, 12, (255, 0, 0)),
-        ("car", 26, 13, (0, 0, 142)),
-        ("truck", 27, 14, (0, 0, 70)),
-        ("bus", 28, 15, (0, 60, 100)),
-        ("caravan", 29, 255, (0, 0, 90)),
-        ("trailer", 30, 255, (0, 0, 110)),
-        ("train", 31, 16, (0, 80, 100)),
-        ("motorcycle", 32, 17, (0, 0, 230)),
-        ("bicycle", 33, 18, (119, 11, 32)),
-        ("license plate", -1, 255, (0, 0, 142)),
+        ("unlabeled", 0, 255, "void", 0, False, True, (0, 0, 0)),
+        ("ego vehicle", 1, 255, "void", 0, False, True, (0, 0, 0)),
+        ("rectification border", 2, 255, "void", 0, False, True, (0, 0, 0)),
+        ("out of roi", 3, 255, "void", 0, False, True, (0, 0, 0)),
+        ("static", 4, 255, "void", 0, False, True, (0, 0, 0)),
+        ("dynamic", 5, 255, "void", 0, False, True, (111, 74, 0)),
+        ("ground", 6, 255, "void", 0, False, True, (81, 0, 81)),
+        ("road", 7, 0, "flat", 1, False, False, (128, 64, 128)),
+        ("sidewalk", 8, 1, "flat", 1, False, False, (244, 35, 232)),
+        ("parking", 9, 255, "flat", 1, False, True, (250, 170, 160)),
+        ("rail track", 10, 255, "flat", 1, False, True, (230, 150, 140)),
+        ("building", 11, 2, "construction", 2, False, False, (70, 70, 70)),
+        ("wall", 12, 3, "construction", 2, False, False, (102, 102, 156)),
+        ("fence", 13, 4, "construction", 2, False, False, (190, 153, 153)),
+        ("guard rail", 14, 255, "construction", 2, False, True, (180, 165, 180)),
+        ("bridge", 15, 255, "construction", 2, False, True, (150, 100, 100)),
+        ("tunnel", 16, 255, "construction", 2, False, True, (150, 120, 90)),
+        ("pole", 17, 5, "object", 3, False, False, (153, 153, 153)),
+        ("polegroup", 18, 255, "object", 3, False, True, (153, 153, 153)),
+        ("traffic light", 19, 6, "object", 3, False, False, (250, 170, 30)),
+        ("traffic sign", 20, 7, "object", 3, False, False, (220, 220, 0)),
+        ("vegetation", 21, 8, "nature", 4, False, False, (107, 142, 35)),
+        ("terrain", 22, 9, "nature", 4, False, False, (152, 251, 152)),
+        ("sky", 23, 10, "sky", 5, False, False, (70, 130, 180)),
+        ("person", 24, 11, "human", 6, True, False, (220, 20, 60)),
+        ("rider", 25, 12, "human", 6, True, False, (255, 0, 0)),
+        ("car", 26, 13, "vehicle", 7, True, False, (0, 0, 142)),
+        ("truck", 27, 14, "vehicle", 7, True, False, (0, 0, 70)),
+        ("bus", 28, 15, "vehicle", 7, True, False, (0, 60, 100)),
+        ("caravan", 29, 255, "vehicle", 7, True, True, (0, 0, 90)),
+        ("trailer", 30, 255, "vehicle", 7, True, True, (0, 0, 110)),
+        ("train", 31, 16, "vehicle", 7, True, False, (0, 80, 100)),
+        ("motorcycle", 32, 17, "vehicle", 7, True, False, (0, 0, 230)),
+        ("bicycle", 33, 18, "vehicle", 7, True, False, (119, 11, 32)),
+        ("license plate", -1, 255, "vehicle", 7, False, True, (0, 0, 142)),
     )
 )
 TRAIN_CLASSES = tuple(
@@ -95,7 +103,11 @@ class Cityscapes(FileDataset):
         # The license plate, -1, is 255 in an 8-bit file, and ignored.
         label_table=make_label_table({c.id: c.train_id for c in CLASSES}),
     )
-    encode_target, decode_target = facts.encode, facts.decode  # as in the predecessor
+    # As in the predecessor; both tables end with what is ignored.
+    encode_target, decode_target = facts.encode, facts.decode
+    classes = list(CLASSES)
+    id_to_train_id = np.array([c.train_id for c in CLASSES])
+    train_id_to_color = np.array([*(c.color for c in TRAIN_CLASSES), (0, 0, 0)])
     splits: ClassVar = ("train", "val", "test", "trainval", "train_extra")
     options: ClassVar = ("download",)
     color_jitter: ClassVar = 0.5  # the predecessor's
@@ -110,7 +122,7 @@ class Cityscapes(FileDataset):
         split: str = "train",
         mode: str = "fine",
         target_type: str = "semantic",
-        transform: Transform | None = None,
+        transform: AnyTransform | None = None,
         *,
         allow_missing: bool = False,
     ) -> None:
@@ -152,6 +164,18 @@ class Cityscapes(FileDataset):
                 f"in {root}"
             )
         return cls(root, split, mode, allow_missing=allow_missing)
+
+    @property
+    def targets(self) -> list[Path]:
+        """The label files; none in a split without labels."""
+        return self.labels or []
+
+    @staticmethod
+    def to_label_ids(train_ids: np.ndarray | Tensor) -> np.ndarray:
+        """Train ids of any shape -> the ids of label files, uint8; 255 becomes 0, unlabeled."""
+        table = np.zeros(256, dtype=np.uint8)
+        table[: len(TRAIN_CLASSES)] = [c.id for c in TRAIN_CLASSES]
+        return table[np.asarray(train_ids.cpu() if isinstance(train_ids, Tensor) else train_ids)]
 
 
 def _check_arguments(split: str, mode: str, target_type: str) -> None:

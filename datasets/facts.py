@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
@@ -20,8 +20,8 @@ class ClassFacts:
     """The classes of a data set: their names, their colors, and how label files state them."""
 
     class_names: tuple[str, ...]
-    palette: np.ndarray  # (256, 3) uint8, by train id
-    label_table: np.ndarray  # (256,) int16, see make_label_table
+    palette: np.ndarray = field(repr=False)  # (256, 3) uint8, by train id
+    label_table: np.ndarray = field(repr=False)  # (256,) int16, see make_label_table
     colors: Mapping[Color, int] | None = None  # train ids, where label files hold RGB colors
 
     def encode(self, target: np.ndarray) -> np.ndarray:

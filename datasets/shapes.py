@@ -17,8 +17,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from datasets.base import SegmentationDataset, Transform
+from datasets.base import SegmentationDataset
 from datasets.facts import ClassFacts, make_label_table, make_palette
+from utils.ext_transforms import AnyTransform
 
 CLASS_NAMES = ("background", "disk", "ring", "triangle", "cross", "stripes", "checks", "dots")
 TEXTURES = ("stripes", "checks", "dots")
@@ -56,7 +57,7 @@ class Shapes(SegmentationDataset):
         self,
         split: str = "train",
         *,
-        transform: Transform | None = None,
+        transform: AnyTransform | None = None,
         size: tuple[int, int] = (128, 160),
         length: int | None = None,
     ) -> None:

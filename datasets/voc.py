@@ -16,8 +16,10 @@ from typing import ClassVar
 import numpy as np
 
 from datasets.archive import download_and_unpack
-from datasets.base import FileDataset, Transform
+from datasets.archive import download_extract as download_extract  # for users of the predecessor
+from datasets.base import FileDataset
 from datasets.facts import ClassFacts, make_label_table, make_palette
+from utils.ext_transforms import AnyTransform
 
 # Python would warn that `python -m datasets.voc` runs a module that is already imported.
 warnings.filterwarnings("ignore", message="'datasets.voc' found in sys.modules")
@@ -59,7 +61,7 @@ class VOCSegmentation(FileDataset):
         make_palette(voc_cmap().tolist()),
         make_label_table({i: i for i in range(len(CLASS_NAMES))}),
     )
-    decode_target = facts.decode  # as in the predecessor
+    cmap, decode_target = voc_cmap(), facts.decode  # as in the predecessor
     splits: ClassVar = ("train", "val", "trainval", "test")
     options: ClassVar = ("year", "download")
     how_to_get: ClassVar = (
@@ -73,7 +75,7 @@ class VOCSegmentation(FileDataset):
         year: str = "2012",
         image_set: str = "train",
         download: bool = False,
-        transform: Transform | None = None,
+        transform: AnyTransform | None = None,
         *,
         allow_missing: bool = False,
     ) -> None:
@@ -103,6 +105,11 @@ class VOCSegmentation(FileDataset):
         download: bool = False,
     ) -> VOCSegmentation:
         return cls(root, year, split, download, allow_missing=allow_missing)
+
+    @property
+    def masks(self) -> list[Path]:
+        """The label files."""
+        return self.labels or []
 
 
 def image_sets(year: str) -> tuple[str, ...]:

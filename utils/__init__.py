@@ -2,5 +2,5 @@
 
 from .loss import FocalLoss
 from .scheduler import PolyLR
-from .utils import Denormalize, fix_bn, mkdir, set_bn_momentum
+from .utils import Denormalize, denormalize, fix_bn, mkdir, set_bn_momentum
 from .visualizer import Visualizer

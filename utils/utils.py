@@ -42,6 +42,13 @@ class Denormalize:
         return image * self.std.astype(image.dtype) + self.mean.astype(image.dtype)
 
 
+def denormalize(
+    tensor: np.ndarray | Tensor, mean: Sequence[float], std: Sequence[float]
+) -> np.ndarray | Tensor:
+    """Undo (image - mean) / std, see `Denormalize`."""
+    return Denormalize(mean, std)(tensor)
+
+
 def set_bn_momentum(model: nn.Module, momentum: float = 0.1) -> None:
     """Set the momentum of every BatchNorm in the model."""
     for module in model.modules():

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import ClassVar
 
-from datasets.base import FileDataset, Transform
+from datasets.base import FileDataset
 from datasets.facts import ClassFacts
 from datasets.folder.class_list import (
     FILE_NAMES,
@@ -30,6 +30,7 @@ from datasets.folder.pairs import (
     read_split_file,
 )
 from datasets.image_finder import is_image, walk
+from utils.ext_transforms import AnyTransform
 
 LABEL_FOLDERS = ("labels", "annotations", "masks")
 # The first name is ours, the others are from ADE20K and COCO.
@@ -62,7 +63,7 @@ class Folder(FileDataset):
         *,
         val_fraction: float = VAL_FRACTION,
         split_file: Path | None = None,
-        transform: Transform | None = None,
+        transform: AnyTransform | None = None,
         allow_missing: bool = False,
     ) -> None:
         if split not in self.splits:

@@ -78,7 +78,7 @@ class _Numbered(Dataset):
         self.dataset = dataset
 
     def __getitem__(self, index: int) -> Sample | None:
-        sample = self.dataset[index]
+        sample = self.dataset.sample(SampleKey(epoch=0, position=index, index=index))
         return None if sample is None else (index, *sample)
 
 

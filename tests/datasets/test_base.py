@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +23,13 @@ from datasets import (
 )
 from datasets.base import FileDataset
 from datasets.facts import ClassFacts, make_label_table, make_palette
-from utils.ext_transforms import train_transform
+from utils.ext_transforms import (
+    ExtCompose,
+    ExtRandomCrop,
+    ExtToTensor,
+    train_transform,
+    val_transform,
+)
 
 # Those whose classes are known without any file.
 FIXED = {name: cls for name, cls in DATASETS.items() if hasattr(cls, "facts")}
@@ -55,14 +62,14 @@ def one_line(error: BaseException) -> str:
 
 
 def test_label_values_become_train_ids(pair: tuple[Path, Path]) -> None:
-    image, label = dataset(pair)[0]
+    image, label = dataset(pair)[SampleKey(0, 0, 0)]
     assert image.dtype == label.dtype == torch.uint8
     assert image.shape == (3, 4, 6) and image[:, 0, 0].tolist() == [10, 20, 30]
     assert label.tolist() == [[0, 1, 255, 255, 0, 0]] * 4
 
 
 def test_without_labels_everything_is_ignored(pair: tuple[Path, Path]) -> None:
-    label = TwoClasses([pair[0]], None, ["one"])[0][1]
+    label = TwoClasses([pair[0]], None, ["one"]).load(0)[1]
     assert label.shape == (4, 6) and (label == 255).all()
 
 
@@ -94,7 +101,7 @@ def test_palette_labels_keep_their_indices(pair: tuple[Path, Path]) -> None:
     label.putpalette([value for i in range(256) for value in (255 - i, i // 2, 7)])
     label.save(pair[1])
     assert Image.open(pair[1]).mode == "P"
-    assert dataset(pair)[0][1].tolist() == [[0, 1, 255, 255, 0, 1]] * 4
+    assert dataset(pair).load(0)[1].tolist() == [[0, 1, 255, 255, 0, 1]] * 4
 
 
 def loader_error(data: TwoClasses, **options: object) -> str:
@@ -165,7 +172,7 @@ def test_batches_do_not_depend_on_workers() -> None:
 
 
 def test_augmentation_is_a_function_of_seed_epoch_and_position() -> None:
-    def sample(key: int | SampleKey, seed: int = 0) -> bytes:
+    def sample(key: SampleKey, seed: int = 0) -> bytes:
         data = Shapes("train", transform=train_transform(48), length=8)
         data.seed = seed
         return data[key][0].numpy().tobytes()
@@ -175,8 +182,6 @@ def test_augmentation_is_a_function_of_seed_epoch_and_position() -> None:
     assert reference != sample(SampleKey(3, 5, 4))
     assert reference != sample(SampleKey(2, 6, 4))
     assert reference != sample(SampleKey(2, 5, 4), seed=1)
-    assert sample(4) == sample(SampleKey(0, 4, 4))
-    assert sample(-1) == sample(7)
 
 
 def test_iteration_ends() -> None:
@@ -220,7 +225,7 @@ def numbered(tmp_path: Path, *, bad: Sequence[int], count: int = 6) -> TwoClasse
         Image.new("RGB", (4, 4), (number,) * 3).save(path)
         if number in bad:
             path.write_bytes(path.read_bytes()[:50])
-    return TwoClasses(images, None, [path.stem for path in images])
+    return TwoClasses(images, None, [path.stem for path in images], transform=val_transform())
 
 
 def numbers(data: TwoClasses, order: Sequence[int | SampleKey], **options: object) -> list:
@@ -296,3 +301,121 @@ def test_notes_are_each_data_sets_own(tmp_path: Path) -> None:
     first, second = numbered(tmp_path, bad=()), numbered(tmp_path, bad=())
     first.notes.append("47 of 468 images validate")
     assert second.notes == []
+
+
+def draws_of(data: SegmentationDataset, **options: object) -> list[bytes]:
+    """The images of one pass of somebody's own loader."""
+    return [image.numpy().tobytes() for image, _ in DataLoader(data, batch_size=None, **options)]
+
+
+class OnePicture(Shapes):
+    """The same picture again and again: samples differ by what was drawn alone."""
+
+    def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        return super().load(0)
+
+
+@pytest.fixture
+def same_picture() -> OnePicture:
+    return OnePicture("train", transform=train_transform(32), length=8)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_plain_loader_draws_anew_and_torchs_seed_repeats_it(
+    workers: int, same_picture: OnePicture
+) -> None:
+    torch.manual_seed(7)
+    epochs = [draws_of(same_picture, num_workers=workers) for _ in range(2)]
+    assert len({*epochs[0], *epochs[1]}) == 16  # neither samples, processes nor epochs are alike
+    torch.manual_seed(7)
+    assert [draws_of(same_picture, num_workers=workers) for _ in range(2)] == epochs
+    torch.manual_seed(8)
+    assert not {*draws_of(same_picture, num_workers=workers)} & {*epochs[0]}
+
+
+def test_processes_that_stay_draw_anew_in_each_epoch(same_picture: OnePicture) -> None:
+    loader = DataLoader(same_picture, batch_size=None, num_workers=2, persistent_workers=True)
+    images = [image.numpy().tobytes() for _ in range(2) for image, _ in loader]
+    assert len(set(images)) == 16
+
+
+def test_a_loaders_own_generator_repeats_its_draws(same_picture: OnePicture) -> None:
+    """It seeds the loader's processes; what the global generator is at does not matter then."""
+
+    def draw(seed: int) -> list[bytes]:
+        generator = torch.Generator().manual_seed(seed)
+        return draws_of(same_picture, num_workers=2, generator=generator)
+
+    assert draw(1) == draw(1) != draw(2)
+
+
+def test_an_index_draws_anew(same_picture: OnePicture) -> None:
+    assert len({same_picture[3][0].numpy().tobytes() for _ in range(5)}) == 5
+    torch.manual_seed(3)
+    first = same_picture[-1]
+    torch.manual_seed(3)
+    assert torch.equal(first[0], same_picture[7][0])
+    state = torch.get_rng_state()
+    key = SampleKey(2, 3, 4)
+    assert torch.equal(same_picture[key][0], same_picture.sample(key)[0])
+    assert torch.equal(state, torch.get_rng_state())  # a key never draws from there
+
+
+@pytest.mark.parametrize("key", [0, np.int64(0), -1])
+def test_without_a_transform_an_index_gives_pictures(key: int, pair: tuple[Path, Path]) -> None:
+    image, label = dataset(pair)[key]
+    assert isinstance(image, Image.Image) and image.mode == "RGB" and image.size == (6, 4)
+    assert image.getpixel((0, 0)) == (10, 20, 30)
+    assert isinstance(label, Image.Image)
+    assert np.asarray(label).tolist() == [[0, 1, 255, 255, 0, 0]] * 4
+    assert label.convert("RGB").getpixel((1, 0)) == (255, 255, 255)  # the color of class 1
+
+
+def test_a_two_argument_transform_gets_pictures(pair: tuple[Path, Path]) -> None:
+    given = []
+
+    def transform(image: Image.Image, label: Image.Image) -> tuple:
+        given.append((image.size, image.mode, label.size))
+        return np.asarray(image.rotate(180)), np.asarray(label.rotate(180))
+
+    data = TwoClasses([pair[0]], [pair[1]], ["one"], transform=transform)
+    for key in (0, SampleKey(0, 0, 0)):
+        assert data[key][1].tolist() == [[0, 0, 255, 255, 1, 0]] * 4
+    assert given == [((6, 4), "RGB", (6, 4))] * 2
+
+
+def test_a_two_argument_transform_may_ask_for_arrays(pair: tuple[Path, Path]) -> None:
+    def transform(image: np.ndarray, label: np.ndarray) -> tuple:
+        return image[:, ::-1], label[:, ::-1]
+
+    data = TwoClasses([pair[0]], [pair[1]], ["one"], transform=transform)
+    assert data[0][1].tolist() == [[0, 0, 255, 255, 1, 0]] * 4
+
+
+def test_other_peoples_transforms_work_beside_ours(pair: tuple[Path, Path]) -> None:
+    class Mirror:
+        """As in a script for the predecessor: for PIL pictures, with its own draws."""
+
+        def __call__(self, img, lbl):
+            return img.transpose(Image.FLIP_LEFT_RIGHT), lbl.transpose(Image.FLIP_LEFT_RIGHT)
+
+    transform = ExtCompose([Mirror(), ExtRandomCrop((4, 6)), ExtToTensor()])
+    data = TwoClasses([pair[0]], [pair[1]], ["one"], transform=transform)
+    for key in (0, SampleKey(0, 0, 0)):
+        image, label = data[key]
+        assert image.dtype == torch.float32 and image.shape == (3, 4, 6)
+        assert label.tolist() == [[0, 0, 255, 255, 1, 0]] * 4
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device"])
+@pytest.mark.parametrize("which", [0, 1])
+def test_only_regular_files_are_opened(pair: tuple[Path, Path], kind: str, which: int) -> None:
+    """A FIFO that nobody writes to would wait for ever; /dev/zero would never end."""
+    data, path = dataset(pair), pair[which]
+    path.unlink()
+    os.mkfifo(path) if kind == "fifo" else path.symlink_to("/dev/zero")
+    with pytest.raises(DataError) as caught:
+        data.load(0)
+    assert one_line(caught.value) == f"cannot read {path}: it is not a regular file"
+    with pytest.raises(FileNotFoundError, match=r"\(which is no regular file\)$"):
+        dataset(pair)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from datasets import Cityscapes, DataError, create_dataset
@@ -26,7 +27,19 @@ def expected_train_ids(ids: np.ndarray) -> np.ndarray:
 
 def test_table_is_the_official_one() -> None:
     labels = pytest.importorskip("cityscapesscripts.helpers.labels").labels
-    theirs = [(row.name, row.id, row.trainId % 256, row.color) for row in labels]
+    theirs = [
+        (
+            row.name,
+            row.id,
+            row.trainId % 256,
+            row.category,
+            row.categoryId,
+            row.hasInstances,
+            row.ignoreInEval,
+            row.color,
+        )
+        for row in labels
+    ]
     assert [tuple(row) for row in CLASSES] == theirs
 
 
@@ -53,7 +66,7 @@ def test_label_ids_become_train_ids(cityscapes_root: Path) -> None:
     for index in range(3):
         ids = np.asarray(Image.open(data.labels[index]))
         assert set(ids.ravel()) == {*range(34), 255}
-        assert np.array_equal(data[index][1].numpy(), expected_train_ids(ids))
+        assert np.array_equal(data.load(index)[1], expected_train_ids(ids))
         assert np.array_equal(Cityscapes.encode_target(ids), expected_train_ids(ids))
     assert len(Cityscapes(cityscapes_root, "val")) == len(Cityscapes(cityscapes_root, "test")) == 1
 
@@ -86,7 +99,8 @@ def test_values_that_are_no_label_id(cityscapes_root: Path, value: int) -> None:
 def test_test_split_without_labels(cityscapes_root: Path) -> None:
     shutil.rmtree(cityscapes_root / "gtFine" / "test")
     data = create_dataset("cityscapes", "test", root=cityscapes_root)
-    assert (data[0][1] == 255).all() and data[0][1].shape == (10, 7)
+    label = data.load(0)[1]
+    assert (label == 255).all() and label.shape == (10, 7)
 
 
 @pytest.mark.parametrize("kind", ["gtFine", "leftImg8bit"])
@@ -110,7 +124,7 @@ def test_train_and_val(cityscapes_root: Path) -> None:
     ]
     for index in range(4):
         ids = np.asarray(Image.open(data.labels[index]))
-        assert np.array_equal(data[index][1].numpy(), expected_train_ids(ids))
+        assert np.array_equal(data.load(index)[1], expected_train_ids(ids))
     assert "gtFine/val/frankfurt" in data.labels[3].as_posix()
 
 
@@ -140,9 +154,12 @@ def test_coarse_labels(coarse_root: Path) -> None:
     assert extra.notes == [
         "troisdorf_000000_000073 is left out because it is black in the published archive"
     ]
-    assert (extra[0][1] == 255).all()  # id 10, rail track
+    assert (extra.load(0)[1] == 255).all()  # id 10, rail track
     both = Cityscapes(coarse_root, "trainval", mode="coarse")
-    assert [both[i][1].unique().tolist() for i in range(2)] == [[0], [1]] and both.notes == []
+    assert [np.unique(both.load(i)[1]).tolist() for i in range(2)] == [
+        [0],
+        [1],
+    ] and both.notes == []
 
 
 @pytest.mark.parametrize(
@@ -222,4 +239,32 @@ def test_real_files(real_data: Callable[[str], Path]) -> None:
     assert (len(train), len(val)) == (367, 101)
     assert train.names == sorted(train.names)
     ids = np.asarray(Image.open(val.labels[0]))
-    assert np.array_equal(val[0][1].numpy(), expected_train_ids(ids))
+    assert np.array_equal(val.load(0)[1], expected_train_ids(ids))
+
+
+def test_the_predecessors_names(cityscapes_root: Path) -> None:
+    data = Cityscapes(cityscapes_root, "train")
+    assert data.targets == data.labels and len(data.targets) == 3
+    row = Cityscapes.classes[26]
+    assert row == ("car", 26, 13, "vehicle", 7, True, False, (0, 0, 142))
+    assert (row.name, row.train_id, row.category) == ("car", 13, "vehicle")
+    table = Cityscapes.id_to_train_id
+    assert len(table) == 35 and table[7] == 0 and table[33] == 18 and table[-1] == 255
+    ids = np.array(Image.open(data.targets[0]).point(lambda v: v if v < 34 else 0))
+    assert np.array_equal(table[ids], Cityscapes.encode_target(ids))
+    assert Cityscapes.train_id_to_color.shape == (20, 3)
+    assert Cityscapes.train_id_to_color[[0, 18, 19]].tolist() == [
+        [128, 64, 128], [119, 11, 32], [0, 0, 0],
+    ]  # fmt: skip
+    image, label = data[0]
+    assert image.mode == "RGB" and image.size == label.size == (7, 10)
+    assert np.array_equal(np.asarray(label), data.load(0)[1])
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int64, torch.uint8, torch.int64])
+def test_label_ids_of_the_server(kind: object) -> None:
+    train_ids = [[*range(19), 255]]
+    given = np.array(train_ids, kind) if isinstance(kind, type) else torch.tensor(train_ids)
+    ids = Cityscapes.to_label_ids(given)
+    assert ids.dtype == np.uint8 and ids.tolist() == [[*TRAINED_IDS, 0]]
+    assert Cityscapes.encode_target(ids).tolist() == train_ids

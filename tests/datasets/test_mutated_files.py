@@ -20,6 +20,7 @@ from datasets.facts import ClassFacts, make_label_table, make_palette
 from datasets.files import (
     DataError,
 )
+from utils.ext_transforms import val_transform
 
 SIZE = (64, 48)  # width, height of the pictures
 PATIENCE = 20  # seconds that one file may take: far more than any needs
@@ -191,14 +192,14 @@ def test_mutated_files_are_refused_or_read(
         assert refused[damage.__name__] >= share * each, refused
     assert refused["renamed"] == 0
     out, err = capfd.readouterr()
-    # libtiff has a line of its own, in C, for what is then refused.
-    assert out == "" and [line for line in err.splitlines() if "tempfile.tif: " not in line] == []
+    assert out == err == ""  # nor has libtiff, which is written in C, a line of its own
 
 
 def test_mutated_files_in_a_loader(tmp_path: Path, pictures: dict[str, bytes]) -> None:
     """Every 9th of them through a worker: what the main process refuses is left out there."""
     jobs = write_mutations(tmp_path, pictures)[::9]
     data = Four([job[2] for job in jobs], [job[3] for job in jobs], [""] * len(jobs))
+    data.transform = val_transform()
     alone = []
     for index in range(len(data)):
         try:

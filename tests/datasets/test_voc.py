@@ -62,10 +62,10 @@ def test_split_files_say_what_is_in_it(make_voc: MakeVoc, image_set: str, names:
     data = VOCSegmentation(root, "2012", image_set)
     assert [data.sample_name(i) for i in range(len(data))] == list(names)
     for index, name in enumerate(names):
-        image, label = data[index]
+        image, label = data.load(index)
         assert label.tolist() == stored(root, "SegmentationClass", name)
         jpeg = Image.open(root / "VOCdevkit/VOC2012/JPEGImages" / f"{name}.jpg")
-        assert np.array_equal(image.permute(1, 2, 0).numpy(), np.asarray(jpeg))
+        assert np.array_equal(image, np.asarray(jpeg))
 
 
 def test_augmented_train_is_all_labels_outside_val(make_voc: MakeVoc) -> None:
@@ -73,14 +73,14 @@ def test_augmented_train_is_all_labels_outside_val(make_voc: MakeVoc) -> None:
     (root / "VOCdevkit/VOC2012/SegmentationClassAug/._a.png").touch()
     train = VOCSegmentation(root, "2012_aug", "train")
     assert [train.sample_name(i) for i in range(len(train))] == ["a", "b", "c", "f"]
-    assert train[0][1].tolist() == stored(root, "SegmentationClassAug", "a")
+    assert train.load(0)[1].tolist() == stored(root, "SegmentationClassAug", "a")
     val = VOCSegmentation(root, "2012_aug", "val")
     assert [val.sample_name(i) for i in range(len(val))] == ["d", "e"]
-    assert val[0][1].tolist() == stored(root, "SegmentationClass", "d")
+    assert val.load(0)[1].tolist() == stored(root, "SegmentationClass", "d")
     both = create_dataset("voc", "trainval", root=root, options={"year": "2012_aug"})
     assert [both.sample_name(i) for i in range(len(both))] == ["a", "b", "c", "f", "d", "e"]
-    assert both[3][1].tolist() == stored(root, "SegmentationClassAug", "f")
-    assert both[4][1].tolist() == stored(root, "SegmentationClass", "d")
+    assert both.load(3)[1].tolist() == stored(root, "SegmentationClassAug", "f")
+    assert both.load(4)[1].tolist() == stored(root, "SegmentationClass", "d")
 
 
 @pytest.mark.parametrize("year", ["2007", "2008", "2009", "2010", "2011"])
@@ -180,7 +180,18 @@ def test_real_files(real_data: Callable[[str], Path]) -> None:
     assert stored_label.mode == "P"
     palette = np.array(stored_label.getpalette(), dtype=np.uint8).reshape(-1, 3)
     assert np.array_equal(palette, VOCSegmentation.facts.palette[: len(palette)])
-    label = train[0][1].numpy()
+    label = train.load(0)[1]
     assert np.array_equal(
         VOCSegmentation.decode_target(label), np.asarray(stored_label.convert("RGB"))
     )
+
+
+def test_the_predecessors_names(make_voc: MakeVoc) -> None:
+    data = VOCSegmentation(make_voc())
+    assert data.masks == data.labels and len(data.masks) == len(data.images) == 3
+    assert np.array_equal(data.cmap, voc_cmap()) and VOCSegmentation.cmap.dtype == np.uint8
+    image, label = data[1]
+    assert image.mode == "RGB" and label.mode == "P"
+    with Image.open(data.masks[1]) as stored_label:
+        assert np.array_equal(np.asarray(label), np.asarray(stored_label))
+        assert np.array_equal(label.convert("RGB"), stored_label.convert("RGB"))

@@ -14,6 +14,7 @@ import pytest
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
 from datasets import DataError, VOCSegmentation, create_dataset
+from datasets.voc import download_extract
 
 MakeVoc = Callable[..., Path]
 NAME = "voc.tar"
@@ -194,3 +195,43 @@ def test_no_archive(offer: Callable[..., None], tmp_path: Path, content: bytes) 
     with pytest.raises(DataError, match=r"^refused to unpack .*voc.tar: ") as caught:
         VOCSegmentation(tmp_path / "root", download=True)
     assert "\n" not in str(caught.value) and left_in(tmp_path / "root") == [NAME]
+
+
+def deep_folders() -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        tar.addfile(entry("VOCdevkit/VOC2012/" + "a/" * 1500 + "x"))
+    return stream.getvalue()
+
+
+def deep_headers() -> bytes:
+    """Each header says that the next one holds the name of the next one."""
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, 2
+    block = header.tobuf(tarfile.GNU_FORMAT) + b"x\0".ljust(512, b"\0")
+    return block * 3000 + entry("x").tobuf() + bytes(1024)
+
+
+@pytest.mark.parametrize("content", [deep_folders, deep_headers])
+def test_a_deep_archive_is_refused(
+    offer: Callable[..., None], tmp_path: Path, content: Callable[[], bytes]
+) -> None:
+    offer(content())
+    with pytest.raises(DataError, match=r"^refused to unpack .*voc.tar: .*delete it") as caught:
+        VOCSegmentation(tmp_path / "root", download=True)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+    assert left_in(tmp_path / "root") == [NAME]
+
+
+def test_the_predecessors_download_extract(
+    make_voc: MakeVoc, server: Server, tmp_path: Path
+) -> None:
+    server.content = tar_of(make_voc())
+    url = f"http://127.0.0.1:{server.server_port}/{NAME}"
+    for _ in range(2):  # it is fetched once
+        download_extract(url, str(tmp_path), "my.tar", hashlib.md5(server.content).hexdigest())
+        asked = server.requests
+    assert server.requests == asked and (tmp_path / "my.tar").is_file()
+    assert len(VOCSegmentation(tmp_path)) == 3
+    with pytest.raises(FileNotFoundError, match="do not have the MD5"):
+        download_extract(url, tmp_path, "other.tar", "0" * 32)

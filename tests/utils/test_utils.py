@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torchvision.transforms.functional import normalize
 
+import utils
 from utils.utils import Denormalize, fix_bn, mkdir, set_bn_momentum
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -28,6 +29,7 @@ def test_denormalize_undoes_torchvisions_normalize(
     assert back.dtype == dtype
     torch.testing.assert_close(back, image)
     assert torch.equal(normalized, kept)
+    assert torch.equal(utils.denormalize(normalized, MEAN, STD), back)  # the predecessor's function
     array = denormalize(normalized.numpy())
     assert isinstance(array, np.ndarray) and array.dtype == normalized.numpy().dtype
     np.testing.assert_allclose(array, image.numpy(), rtol=1e-5, atol=1e-6)

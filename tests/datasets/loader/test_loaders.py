@@ -125,7 +125,10 @@ class Gaps(SegmentationDataset):
     def __len__(self) -> int:
         return 10
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+    def sample(
+        self, key: SampleKey, *, or_next: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        index = key.index
         if index % 3 == 2:
             return None
         pixels = torch.full((3, 2, 2 + index), index, dtype=torch.uint8)
@@ -150,8 +153,8 @@ class Introspective(SegmentationDataset):
     def __len__(self) -> int:
         return 4
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        if index == 3:
+    def sample(self, key: SampleKey, *, or_next: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        if key.index == 3:
             os.kill(os.getpid(), signal.SIGINT)  # must not end it
             time.sleep(0.05)
         facts = [os.getpid(), torch.get_num_threads(), cv2.getNumThreads()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from datasets import DATASETS
+from datasets import DATASETS, SampleKey
 from utils.options import parse_main
 from utils.runtime.distributed import World
 from utils.training.data import build_datasets
@@ -13,7 +13,7 @@ from utils.training.data import build_datasets
 
 def training_sample(*given: str) -> tuple[Tensor, Tensor]:
     opts = parse_main(["--dataset", "shapes", "--crop_size", "64", *given])
-    return build_datasets(opts, world=World(0, 1, torch.device("cpu")))["train"][0]
+    return build_datasets(opts, world=World(0, 1, torch.device("cpu")))["train"][SampleKey(0, 0, 0)]
 
 
 def test_color_jitter_changes_images_alone_and_is_off_unless_the_data_set_says_so() -> None:
