@@ -1,12 +1,13 @@
 """Decoded samples on disk, mapped into memory: only what a crop touches is read.
 
-An entry is one file: six integers, the image (H, W, 3) and the label (H, W) in train ids, both
+An entry is one file: seven integers, the image (H, W, 3) and the label (H, W) in train ids, both
 uint8. So a sample takes 4 bytes a pixel: 6 MiB + 2 MiB for one of Cityscapes, 25 GB (23.3 GiB) for
 its 2,975 training images. Deleting the folder, or any file in it, is always safe.
 
 Several runs and processes may share a folder. An entry is valid only with the right length (a power
-cut leaves short files) and with the sizes and times that both files have now. So a file that
-changes gets a new entry in the place of the old one.
+cut leaves short files), with the sizes and times that both files have now, and with the right
+checksum of all but the image, which is too large to be read as a whole. An entry that is not valid
+is made anew: so a file that changes gets a new entry in the place of the old one.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import os
 import shutil
 import tempfile
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +29,11 @@ import torch
 from datasets.base import FileDataset
 from datasets.files import DataError, image_size
 from utils.runtime.console import size_text
-from utils.runtime.files import atomic_write
+from utils.runtime.files import atomic_write, open_regular
 
 VERSION = 1  # of what reading makes of a file; a change makes all entries invalid
-HEADER_BYTES = 6 * 8  # int64: sizes and times of image and label file, height, width
+# int64: sizes and times of image and label file, height, width, checksum
+HEADER_BYTES = 7 * 8
 BLOCK = 4096  # file systems allocate space in blocks
 STALE_SECONDS = 3600  # writing an entry never takes that long
 
@@ -95,8 +98,10 @@ class SampleCache:
         if self._errno:
             return
         try:
+            facts = [*state, *label.shape]
+            header = np.array([*facts, _checksum(facts, label)], dtype=np.int64)
             with atomic_write(entry) as file:
-                for part in (np.array([*state, *label.shape], dtype=np.int64), image, label):
+                for part in (header, image, label):
                     file.write(np.ascontiguousarray(part).data)
         except OSError as error:
             self._errno[0] = error.errno or errno.EIO
@@ -157,16 +162,28 @@ def _keys(dataset: FileDataset) -> list[str]:
 def _read_entry(entry: Path, state: list[int]) -> tuple[np.ndarray, np.ndarray] | None:
     """Image and label of a complete entry that was made in `state`; else None."""
     try:
-        with open(entry, "rb", buffering=0) as file:
+        with open_regular(entry) as file:
             # Entries are replaced, never changed, so the map stays as it is.
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError):  # missing; empty
         return None
     if len(content) < HEADER_BYTES:
         return None
-    *made_in, height, width = np.frombuffer(content, dtype=np.int64, count=6).tolist()
-    if made_in != state or len(content) != HEADER_BYTES + 4 * height * width:
+    *facts, checksum = np.frombuffer(content, dtype=np.int64, count=7).tolist()
+    *made_in, height, width = facts
+    if made_in != state or min(height, width) < 1:
+        return None
+    if len(content) != HEADER_BYTES + 4 * height * width:
         return None
     pixels = np.frombuffer(content, dtype=np.uint8, offset=HEADER_BYTES)
     split = 3 * height * width
-    return pixels[:split].reshape(height, width, 3), pixels[split:].reshape(height, width)
+    image, label = pixels[:split].reshape(height, width, 3), pixels[split:].reshape(height, width)
+    return (image, label) if checksum == _checksum(facts, label) else None
+
+
+def _checksum(facts: list[int], label: np.ndarray) -> int:
+    """The sum of the label's 8-byte words and of its last bytes, mixed with a CRC of `facts`."""
+    content = label.reshape(-1)
+    whole = content.size // 8 * 8
+    total = int(content[:whole].view(np.uint64).sum()) + int(content[whole:].sum())
+    return (total ^ zlib.crc32(repr(facts).encode())) & (1 << 63) - 1

@@ -13,46 +13,21 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from datasets.base import FileDataset, SampleKey
+from datasets.base import FileDataset
 from datasets.facts import make_label_table
 from datasets.files import DataError
 from datasets.loader.cache import SampleCache
-from utils.ext_transforms import train_transform
+from tests.datasets.loader.cached import assert_same, batches, fill
+from utils.ext_transforms import train_transform, val_transform
 
 MakeDataset = Callable[..., FileDataset]
-
-
-@pytest.fixture
-def data(ten_classes: MakeDataset) -> FileDataset:
-    """Four samples of 40 x 50 pixels; their cache is not set."""
-    return ten_classes()
-
-
-@pytest.fixture
-def decoded(data: FileDataset, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The samples that were decoded, in order."""
-    seen, decode = [], data.decode
-    monkeypatch.setattr(data, "decode", lambda index: seen.append(index) or decode(index))
-    return seen
-
-
-def fill(data: FileDataset, folder: Path) -> SampleCache:
-    cache = SampleCache(folder, data)
-    for index in range(len(data)):
-        cache.load(index)
-    return cache
-
-
-def assert_same(got: tuple, expected: tuple) -> None:
-    for one, other in zip(got, expected, strict=True):
-        assert one.dtype == np.uint8 and np.array_equal(one, other)
 
 
 def test_each_sample_is_decoded_once(data: FileDataset, decoded: list[int], tmp_path: Path) -> None:
     expected = [FileDataset.decode(data, index) for index in range(4)]
     for run in range(3):
         data.cache = SampleCache(tmp_path / "new" / "cache", data)
-        # Six integers of 8 bytes, 40 x 50 pixels of 4 bytes, in blocks of 4096.
+        # Seven integers of 8 bytes, 40 x 50 pixels of 4 bytes, in blocks of 4096.
         assert data.cache.missing_bytes == (4 * 8192 if run == 0 else 0)
         for index in (2, 0, 3, 1):
             image, label = data.load(index)
@@ -63,7 +38,7 @@ def test_each_sample_is_decoded_once(data: FileDataset, decoded: list[int], tmp_
     entries = list((tmp_path / "new" / "cache").iterdir())
     assert len(entries) == 4
     assert {path.suffix for path in entries} == {".sample"}
-    assert {path.stat().st_size for path in entries} == {48 + 40 * 50 * 4}
+    assert {path.stat().st_size for path in entries} == {56 + 40 * 50 * 4}
     assert data.cache.problem() is None
 
 
@@ -174,12 +149,6 @@ def test_half_written_entries_never_count(
     assert decoded == [3]
 
 
-def batches(data: FileDataset, workers: int) -> list[bytes]:
-    order = [[SampleKey(epoch, i, (i * 3) % 4) for i in range(4)] for epoch in range(3)]
-    loader = DataLoader(data, batch_sampler=order, num_workers=workers)
-    return [part.numpy().tobytes() for batch in loader for part in batch]
-
-
 @pytest.mark.filterwarnings("ignore:This DataLoader will create", "ignore:This process")
 def test_training_sees_the_same_batches(data: FileDataset, tmp_path: Path) -> None:
     data.transform = train_transform(32, color_jitter=0.3)
@@ -195,8 +164,85 @@ def test_training_sees_the_same_batches(data: FileDataset, tmp_path: Path) -> No
 def test_spawned_processes_share_the_cache(data: FileDataset, tmp_path: Path) -> None:
     data.cache = SampleCache(tmp_path / "cache", data)
     loader = DataLoader(data, batch_size=None, num_workers=1, multiprocessing_context="spawn")
+    data.transform = val_transform()
     for index, (image, label) in enumerate(loader):
         expected = data.decode(index)
         assert torch.equal(image, torch.tensor(expected[0]).permute(2, 0, 1))
         assert torch.equal(label, torch.tensor(expected[1]))
     assert data.cache.missing_bytes and SampleCache(tmp_path / "cache", data).missing_bytes == 0
+
+
+def wrong_label(content: bytearray) -> None:
+    content[-7] = 77
+
+
+def another_class(content: bytearray) -> None:
+    content[-7] = (content[-7] + 1) % 10
+
+
+def zeros_at_the_end(content: bytearray) -> None:
+    content[-500:] = bytes(500)
+
+
+def turned(content: bytearray) -> None:
+    """Height and width change places: the length stays right."""
+    content[32:48] = content[40:48] + content[32:40]
+
+
+def negative(content: bytearray) -> None:
+    content[32:48] = np.array([-40, -50], np.int64).tobytes()
+
+
+def no_height(content: bytearray) -> None:
+    content[32:40] = bytes(8)
+    del content[56:]
+
+
+def large(content: bytearray) -> None:
+    """The product of the sides is right modulo 2^64."""
+    content[32:48] = np.array([40 + 2**62, 50], np.int64).tobytes()
+
+
+DAMAGE = (wrong_label, another_class, zeros_at_the_end, turned, negative, no_height, large)
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_entry_is_made_anew(
+    data: FileDataset, decoded: list[int], tmp_path: Path, damage: Callable[[bytearray], None]
+) -> None:
+    cache = fill(data, tmp_path / "cache")
+    for entry in (tmp_path / "cache").iterdir():
+        content = bytearray(entry.read_bytes())
+        damage(content)
+        entry.write_bytes(content)
+    decoded.clear()
+    for _ in range(2):
+        assert_same(cache.load(2), FileDataset.decode(data, 2))
+    assert decoded == [2]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (7, 9), (8, 8)])
+def test_samples_of_any_size_are_kept(
+    ten_classes: MakeDataset, tmp_path: Path, size: tuple[int, int]
+) -> None:
+    """Labels of 1, 15, 63 and 64 bytes."""
+    data = ten_classes(2, size)
+    cache = fill(data, tmp_path / "cache")
+    assert SampleCache(tmp_path / "cache", data).missing_bytes == 0
+    assert_same(cache.load(1), data.decode(1))
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device"])
+def test_an_entry_that_is_no_regular_file_is_replaced(
+    data: FileDataset, decoded: list[int], tmp_path: Path, kind: str
+) -> None:
+    """A FIFO that nobody writes to would wait for ever."""
+    fill(data, tmp_path / "cache")
+    for entry in (tmp_path / "cache").iterdir():
+        entry.unlink()
+        os.mkfifo(entry) if kind == "fifo" else entry.symlink_to("/dev/zero")
+    decoded.clear()
+    cache = SampleCache(tmp_path / "cache", data)
+    for _ in range(2):
+        assert_same(cache.load(1), FileDataset.decode(data, 1))
+    assert decoded == [1]

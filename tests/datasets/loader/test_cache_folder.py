@@ -14,48 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from torch.utils.data import DataLoader
 
-from datasets.base import FileDataset, SampleKey
+from datasets.base import FileDataset
 from datasets.loader import cache as cache_module
 from datasets.loader.cache import SampleCache
+from tests.datasets.loader.cached import assert_same, batches, fill
 
 Usage = namedtuple("Usage", "total used free")
 pytestmark = pytest.mark.filterwarnings("ignore:This process", "ignore:This DataLoader")
 FORK = multiprocessing.get_context("fork")
 MakeDataset = Callable[..., FileDataset]
-
-
-@pytest.fixture
-def data(ten_classes: MakeDataset) -> FileDataset:
-    """Four samples of 40 x 50 pixels; their cache is not set."""
-    return ten_classes()
-
-
-@pytest.fixture
-def decoded(data: FileDataset, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The samples that were decoded, in order."""
-    seen, decode = [], data.decode
-    monkeypatch.setattr(data, "decode", lambda index: seen.append(index) or decode(index))
-    return seen
-
-
-def fill(data: FileDataset, folder: Path) -> SampleCache:
-    cache = SampleCache(folder, data)
-    for index in range(len(data)):
-        cache.load(index)
-    return cache
-
-
-def assert_same(got: tuple, expected: tuple) -> None:
-    for one, other in zip(got, expected, strict=True):
-        assert one.dtype == np.uint8 and np.array_equal(one, other)
-
-
-def batches(data: FileDataset, workers: int) -> list[bytes]:
-    order = [[SampleKey(epoch, i, (i * 3) % 4) for i in range(4)] for epoch in range(3)]
-    loader = DataLoader(data, batch_sampler=order, num_workers=workers)
-    return [part.numpy().tobytes() for batch in loader for part in batch]
 
 
 def write_again_and_again(data: FileDataset, folder: Path) -> None:

@@ -67,7 +67,7 @@ def test_available_cores(
 
 @pytest.mark.parametrize(
     ("cores", "processes", "expected"),
-    [(1, 1, 0), (2, 1, 2), (2, 2, 0), (2, 4, 0), (16, 1, 8), (16, 4, 4), (64, 8, 8)],
+    [(1, 1, 0), (2, 1, 1), (2, 2, 0), (2, 4, 0), (16, 1, 15), (16, 4, 3), (96, 8, 11)],
 )
 def test_default_number_of_workers(
     monkeypatch: pytest.MonkeyPatch, cores: int, processes: int, expected: int
