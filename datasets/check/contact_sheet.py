@@ -104,8 +104,13 @@ def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 def _fitted(text: str, width: int) -> str:
     """The text; if it is wider than `width` pixels, without its middle."""
-    font, shown, kept = _font(), text, len(text)
+    font, kept = _font(), min(len(text), width)  # a letter is at least a pixel wide
+    shown = text if kept == len(text) else _without_middle(text, kept)
     while font.getlength(shown) > width and kept > 2:
         kept -= 1
-        shown = f"{text[: kept // 2]}..{text[len(text) - (kept - kept // 2) :]}"
+        shown = _without_middle(text, kept)
     return shown
+
+
+def _without_middle(text: str, kept: int) -> str:
+    return f"{text[: kept // 2]}..{text[len(text) - (kept - kept // 2) :]}"

@@ -6,6 +6,7 @@ file beside the data, under a fingerprint of the label files, for the next run.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from datasets.base import FileDataset, SegmentationDataset
 from datasets.files import DataError
 from datasets.loader.loaders import WatchedLoader, own_generator, start_worker
 from datasets.loader.workers import PREFETCH, WorkerError
-from utils.runtime.files import write_bytes
+from utils.runtime.files import open_regular, write_bytes
 from utils.utils import IGNORE_INDEX
 
 Result = TypeVar("Result")
@@ -169,15 +170,26 @@ class KeptCounts:
         values = {k: getattr(v, "tolist", lambda v=v: v)() for k, v in vars(counts).items()}
         others = [item for item in self._entries().items() if item[0] != key]
         entries = dict([*others[1 - MAX_KEPT :], (key, values)])
+        if self.path.exists() and not self.path.is_file():
+            raise OSError(errno.EEXIST, "it is not a regular file")
         text = json.dumps({"format": KEPT_FORMAT, "entries": entries})
         write_bytes(self.path, text.encode())
 
     def _entries(self) -> dict[str, Any]:
         try:
-            content = json.loads(self.path.read_bytes())
-            return dict(content["entries"]) if content["format"] == KEPT_FORMAT else {}
-        except (OSError, ValueError, KeyError, TypeError):
+            with open_regular(self.path) as file:
+                content = json.load(file)
+            entries = content["entries"] if content["format"] == KEPT_FORMAT else {}
+            return {key: entry for key, entry in entries.items() if _is_flat(entry)}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return {}
+
+
+def _is_flat(entry: Any) -> bool:
+    """Whether an entry holds only numbers and lists of them; a deep one could not be written."""
+    values = entry.values() if isinstance(entry, dict) else [entry]
+    numbers = [n for v in values for n in (v if isinstance(v, list) else [v])]
+    return all(isinstance(number, int) for number in numbers)
 
 
 def _keep(kept: KeptCounts, key: str | None, counts: ClassCounts, num_samples: int) -> str:

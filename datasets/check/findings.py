@@ -33,6 +33,7 @@ class Finding(NamedTuple):
     histogram: np.ndarray = np.zeros(256, np.int64)  # pixels by train id
     digest: bytes = b""  # of the RGB pixels
     turned: bool = False  # by an EXIF orientation
+    lossy: bool = False  # the label is a JPEG, or of another type that changes values
 
 
 @dataclass
@@ -47,6 +48,7 @@ class SplitSummary:
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # of (W, H)
     same_pixels: dict[bytes, list[str]] = field(default_factory=dict)  # names by image content
     num_turned: int = 0  # images with an EXIF orientation
+    lossy: list[str] = field(default_factory=list)  # names of samples with such labels
 
     def add(self, finding: Finding) -> None:
         if finding.error is not None:
@@ -54,6 +56,7 @@ class SplitSummary:
             return
         self.readable.append(finding.index)
         self.num_turned += finding.turned
+        self.lossy += [finding.name] * finding.lossy
         if not finding.histogram[: len(self.counts.pixels)].any():
             self.unlabeled.append(finding.name)
         self.counts.add(finding.histogram)
@@ -102,6 +105,17 @@ def judge_labels(splits: Mapping[str, SplitSummary]) -> Iterator[str]:
         elif split.unlabeled:
             images = _counted(len(split.unlabeled), "image")
             yield f"{name}: {images} without any labeled pixel: {list_names(split.unlabeled)}"
+
+
+def judge_compression(splits: Mapping[str, SplitSummary]) -> Iterator[str]:
+    """Labels whose values were changed when they were saved, although all of them are classes."""
+    for name, split in splits.items():
+        if split.lossy:
+            labels = _counted(len(split.lossy), "label")
+            yield Problem(
+                f"{name}: {labels} saved as JPEG or another type that changes values, whatever "
+                f"the file name says: {list_names(split.lossy)}; make them anew as PNG"
+            )
 
 
 def judge_copies(splits: Mapping[str, SplitSummary]) -> Iterator[str]:

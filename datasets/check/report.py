@@ -21,6 +21,7 @@ from datasets.check.findings import (
     Problem,
     SplitSummary,
     judge_classes,
+    judge_compression,
     judge_copies,
     judge_few,
     judge_labels,
@@ -29,7 +30,7 @@ from datasets.check.findings import (
     percent,
     unreadable,
 )
-from datasets.files import DataError, is_turned
+from datasets.files import DataError, is_lossy, is_turned
 
 NUM_SHEET_SAMPLES = 12
 
@@ -126,7 +127,12 @@ def check(
         title="checking the data" if progress else None,
     ):
         summaries[finding.split].add(finding)
-    judges = [judge_labels(summaries), judge_orientation(summaries), judge_copies(summaries)]
+    judges = [
+        judge_labels(summaries),
+        judge_compression(summaries),
+        judge_orientation(summaries),
+        judge_copies(summaries),
+    ]
     if sample is None:
         judges.append(judge_classes(summaries, class_names))
     else:
@@ -165,5 +171,8 @@ def _examine(
     digest = hashlib.sha256(repr(image.shape).encode())
     digest.update(np.ascontiguousarray(image).data)
     size = (image.shape[1], image.shape[0])
-    turned = isinstance(dataset, FileDataset) and is_turned(dataset.images[index])
-    return Finding(split, index, name, None, size, histogram, digest.digest(), turned)
+    turned = lossy = False
+    if isinstance(dataset, FileDataset):
+        turned = is_turned(dataset.images[index])
+        lossy = dataset.labels is not None and is_lossy(dataset.labels[index])
+    return Finding(split, index, name, None, size, histogram, digest.digest(), turned, lossy)

@@ -216,7 +216,17 @@ def test_the_file_stays_valid_where_data_and_all_are_moved(three: Three, tmp_pat
     assert not weigh(three, target)[2]
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"format": 1}', '{"format": 0, "entries": {}}'])
+DEEP = "[" * 100_000
+DEEP_ENTRY = '{"a": {"pixels": ' + "[" * 900 + "]" * 900 + "}}"  # almost too deep to be read
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["", "{", "[]", '{"format": 1}', '{"format": 0, "entries": {}}']
+    + ['{"format": 1, "entries": []}', '{"format": 1, "entries": ["ab"]}', DEEP]
+    + [f'{{"format": 1, "entries": {entries}}}' for entries in (DEEP, DEEP_ENTRY)],
+    ids=range(10),
+)
 def test_a_damaged_file_is_replaced(three: Three, tmp_path: Path, damage: str) -> None:
     (tmp_path / ".class_counts.json").write_text(damage)
     assert weigh(three, tmp_path)[2]
@@ -294,3 +304,20 @@ def test_results_come_in_order_and_a_killed_process_is_one_line() -> None:
 def test_an_error_of_the_function_is_no_ended_process(num_workers: int) -> None:
     with pytest.raises(RuntimeError, match="not of a loader process"):
         list(map_samples(_fail, 1, name_of=str, num_workers=num_workers, title=None))
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "folder"])
+def test_counts_are_kept_in_a_regular_file_only(three: Three, tmp_path: Path, kind: str) -> None:
+    """A FIFO would wait for ever, and is not ours to delete."""
+    path = tmp_path / ".class_counts.json"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    for _ in range(2):
+        weights, notes, counted = weigh(three, tmp_path)
+        assert counted and np.allclose(weights, WEIGHTS)
+        assert f"not kept: {path}: it is not a regular file" in notes[0]
+    assert path.exists() and not path.is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -103,3 +104,31 @@ def test_in_brief_a_single_class_is_asked_about(tmp_path: Path) -> None:
     ]
     Image.fromarray(np.ones((4, 6), np.uint8)).save(tmp_path / "labels/train/0.png")
     assert report(splits, sample=8).notes == []
+
+
+LOSSY = {"JPEG": {}, "WEBP": {}, "TIFF": {"compression": "jpeg"}}
+LOSSLESS = {"PNG": {}, "WEBP": {"lossless": True}, "TIFF": {"compression": "tiff_lzw"}, "BMP": {}}
+KINDS = [(kind, options, True) for kind, options in LOSSY.items()]
+KINDS += [(kind, options, False) for kind, options in LOSSLESS.items()]
+
+
+@pytest.mark.parametrize(("kind", "options", "lossy"), KINDS)
+@pytest.mark.parametrize("sample", [None, 8])
+def test_labels_that_were_saved_as_jpeg_are_a_problem(
+    tmp_path: Path, kind: str, options: dict, lossy: bool, sample: int | None
+) -> None:
+    """Although all of their values are classes, and whatever the name of the file says."""
+    splits = {"train": files(tmp_path, 1, 2, 3), "val": files(tmp_path / "val", 4)}
+    for path in splits["train"].labels[:2]:
+        mode = "RGB" if kind == "WEBP" else "L"
+        Image.new(mode, (6, 4), 0).save(path, kind, **options)
+    if kind == "WEBP":  # it has colors only
+        for data in splits.values():
+            black = {(0, 0, 0): 0, (1, 1, 1): 1, (2, 2, 2): 2}
+            data.facts = replace(data.facts, colors=black)
+    got = report(splits, sample)
+    problem = (
+        "train: 2 labels saved as JPEG or another type that changes values, whatever the file name "
+        "says: 1, 2; make them anew as PNG"
+    )
+    assert got.problems == ([problem] if lossy else [])
