@@ -211,8 +211,8 @@ def execute(run: Run) -> None:
     if world.is_main and not opts.run.test_only:
         delete_what_is_replaced(run)
     trackers = report.start_trackers(run)
-    quiet = opts.run.test_only or not world.is_main
-    progress = Progress(opts.optim.total_itrs, start=run.start.step, quiet=quiet)
+    quiet, hint = opts.run.test_only or not world.is_main, run.data.slow_data_hint
+    progress = Progress(opts.optim.total_itrs, start=run.start.step, quiet=quiet, hint=hint)
     try:
         if opts.run.test_only:
             validate(run, run.start.saved.get("cur_itrs", 0), trackers)

@@ -132,6 +132,19 @@ def test_bad_files_are_skipped_when_asked(
     assert any(str(path) in error for path in bad)
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_bad_file_that_the_check_finds_ends_the_run_before_its_first_step(
+    split: str, own_args: Args, own_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = own_images / f"images/{split}/{'b' if split == 'train' else 'f'}.png"
+    cut_short(bad)
+    assert main.main(own_args()) == 2
+    output, error = capsys.readouterr()
+    assert "step 1/" not in output and not list(tmp_path.glob("out/*"))
+    assert error.startswith(f"main.py: error: {split}: cannot read {bad}: ")
+    assert error.count("\n") == 1 and "--skip_bad_files" in error
+
+
 def test_automatic_class_weights_are_kept_beside_the_data(
     own_args: Args, own_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from utils.runtime.console import size_text
 
-MAX_WORKERS = 8
 PREFETCH = 2  # batches that each loader process fetches ahead; torch's default
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -50,10 +49,9 @@ def _folder_quota(folder: Path) -> float:
 def default_num_workers(local_world_size: int) -> int:
     """How many loader processes each training process on the machine gets.
 
-    One for each of its cores, at most 8; none if it has only one core.
+    One for each of its cores but one, which is left to the training process itself.
     """
-    cores = available_cores() // local_world_size
-    return min(cores, MAX_WORKERS) if cores > 1 else 0
+    return max(available_cores() // local_world_size - 1, 0)
 
 
 def check_shared_memory(

@@ -18,6 +18,7 @@ from datasets.base import FileDataset
 from datasets.loader import (
     SampleCache,
     TrainSampler,
+    available_cores,
     check_shared_memory,
     default_num_workers,
     train_loader,
@@ -50,6 +51,13 @@ class RunData:
         """Loader processes of this process: as asked, or by its share of the cores."""
         asked = self.opts.data.num_workers
         return default_num_workers(self.world.local_size) if asked is None else asked
+
+    @property
+    def slow_data_hint(self) -> str:
+        """What helps where the network has to wait for data."""
+        if isinstance(self.train_set, FileDataset) and self.train_set.cache is None:
+            return "--cache DIR keeps decoded images, which are read much faster"
+        return "try a larger --num_workers"
 
     @property
     def num_train(self) -> int:
@@ -208,7 +216,10 @@ def _by_split(
 
 
 def _brief_check(sets: Mapping[str, SegmentationDataset], data: options.DataOptions) -> list[str]:
-    """What a look at a few images of each split finds, one line each."""
+    """What a look at a few images of each split finds, one line each.
+
+    Raises DataError for one that can't be read: it would end the training later.
+    """
     report = check.check(
         _by_split(sets, data.train_split),
         num_workers=0,
@@ -216,6 +227,13 @@ def _brief_check(sets: Mapping[str, SegmentationDataset], data: options.DataOpti
         progress=False,
         skip_bad_files=data.skip_bad_files,
     )
+    unreadable = [error for split in report.splits.values() for error in split.errors]
+    if unreadable and not data.skip_bad_files:
+        more = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
+        raise datasets.DataError(
+            f"{unreadable[0]}{more}; --check_data looks at all files, and --skip_bad_files leaves "
+            "out those that can't be read"
+        )
     lines = report.problems + report.notes
     if data.train_split == "trainval":
         lines.append("training uses the validation images: the scores say nothing about new ones")
@@ -229,7 +247,7 @@ def check_data(opts: options.Options) -> int:
     workers = opts.data.num_workers
     report = check.check(
         sets,
-        num_workers=default_num_workers(1) if workers is None else workers,
+        num_workers=available_cores() if workers is None else workers,
         skip_bad_files=opts.data.skip_bad_files,
     )
     notes = options.without_effect(opts) + [n for dataset in sets.values() for n in dataset.notes]

@@ -15,6 +15,8 @@ from utils.runtime.console import say
 
 T = TypeVar("T")
 
+SLOW_DATA = 0.3  # share of the time that the network waits for data
+
 
 def plain_warnings() -> None:
     """Show each warning as one line, without the code that caused it."""
@@ -24,11 +26,15 @@ def plain_warnings() -> None:
 
 
 class Progress:
-    """Counts steps, and measures images per second and the share of time that data took to come."""
+    """Counts steps, and measures images per second and the share of time that data took to come.
 
-    def __init__(self, total: int, *, start: int = 0, quiet: bool = False) -> None:
+    Where that share is large, `hint` is printed once.
+    """
+
+    def __init__(self, total: int, *, start: int = 0, quiet: bool = False, hint: str = "") -> None:
         self.total, self.step = total, start
         self.quiet = quiet
+        self._hint, self._num_reports = "" if quiet else hint, 0
         # If stdout is a file, it needs the lines; if stderr is one, it must not get the bar.
         self.on_terminal = sys.stderr.isatty() and sys.stdout.isatty() and not quiet
         self.bar = tqdm(
@@ -74,6 +80,11 @@ class Progress:
         """
         if num_bad and not self.quiet:
             say(f"step {step}: skipped {num_bad} step(s) with a NaN or infinite loss")
+        wait = f"{100 * values['data wait']:.0f} %"
+        self._num_reports += 1  # in the first one is the time that loader processes take to start
+        if self._hint and self._num_reports > 1 and values["data wait"] > SLOW_DATA:
+            say(f"the network waits for data {wait} of the time; {self._hint}")
+            self._hint = ""
         shown = (
             f"loss {values['loss']:.4f}  lr {values['lr']:.2e}  {values['images/s']:.1f} images/s"
         )
@@ -83,8 +94,7 @@ class Progress:
         if self.quiet:
             return
         left = timedelta(seconds=round((self.total - step) * self._seconds_per_step))
-        wait = f"data wait {100 * values['data wait']:.0f} %"
-        say(f"step {step}/{self.total}  {shown}  {wait}  time left {left}")
+        say(f"step {step}/{self.total}  {shown}  data wait {wait}  time left {left}")
 
     def close(self) -> None:
         """Take the bar off the screen's last line."""

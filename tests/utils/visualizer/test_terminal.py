@@ -63,3 +63,18 @@ def test_a_log_gets_plain_lines_with_the_time_left(clock: Clock, capsys) -> None
     )
     Progress(10, quiet=True).report(1, {"loss": 0, "lr": 0, "images/s": 0, "data wait": 0})
     assert capsys.readouterr().out == ""
+
+
+def test_a_slow_data_set_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    def reports(*waits: float, quiet: bool = False) -> list[str]:
+        progress = Progress(10, quiet=quiet, hint="try this")
+        progress.speed()
+        for step, wait in enumerate(waits):
+            values = {"loss": 0.0, "lr": 0.0, "images/s": 0.0, "data wait": wait}
+            progress.report(step, values)
+        return [line for line in capsys.readouterr().out.splitlines() if "waits" in line]
+
+    told = ["the network waits for data 45 % of the time; try this"]
+    assert reports(0.9, 0.1, 0.45, 0.5) == told
+    assert reports(0.9, 0.3, 0.1) == []  # while the loader's processes start, it has to wait
+    assert reports(0.9, 0.9, quiet=True) == []
