@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from . import backbone, factory, modeling, pretrained
-from ._deeplab import DeepLabV3, convert_to_separable_conv
+from ._deeplab import convert_to_separable_conv
+from .create import create_model
 from .factory import MODELS
-from .modeling import create_model
+from .modeling import *  # noqa: F403
 from .pretrained import default_weights, load_checkpoint
 from .utils import Normalize
+
+if TYPE_CHECKING:
+    from .modeling import __getattr__ as __getattr__
 
 
 def resolve_output_stride(name: str, output_stride: int | None) -> int:

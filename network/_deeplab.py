@@ -116,6 +116,17 @@ class MapsSequential(nn.Sequential):
         return x
 
 
+class ASPPConv(MapsSequential):
+    """A dilated 3x3 convolution of the joined maps."""
+
+    def __init__(self, in_channels: int, out_channels: int, dilation: int) -> None:
+        super().__init__(
+            *conv_bn_relu(
+                in_channels, out_channels, kernel_size=3, dilation=dilation, conv=ConcatConv2d
+            )
+        )
+
+
 class ASPPPooling(nn.Sequential):
     """The mean of the joined maps, repeated at every pixel."""
 
@@ -139,13 +150,11 @@ class ASPP(nn.Module):
 
     def __init__(self, in_channels: int, atrous_rates: Sequence[int]) -> None:
         super().__init__()
-        branches = [
-            conv_bn_relu(in_channels, CHANNELS, kernel_size=size, dilation=rate, conv=ConcatConv2d)
-            for size, rate in [(1, 1), *((3, rate) for rate in atrous_rates)]
+        branches: list[nn.Module] = [
+            MapsSequential(*conv_bn_relu(in_channels, CHANNELS, conv=ConcatConv2d))
         ]
-        self.convs = nn.ModuleList(
-            [*(MapsSequential(*layers) for layers in branches), ASPPPooling(in_channels, CHANNELS)]
-        )
+        branches += [ASPPConv(in_channels, CHANNELS, rate) for rate in atrous_rates]
+        self.convs = nn.ModuleList([*branches, ASPPPooling(in_channels, CHANNELS)])
         self.project = nn.Sequential(
             *conv_bn_relu(len(self.convs) * CHANNELS, CHANNELS), nn.Dropout(0.1)
         )
@@ -243,7 +252,6 @@ class AtrousSeparableConvolution(nn.Module):
         in_channels: int,
         out_channels: int,
         kernel_size: int | tuple[int, int],
-        *,
         stride: int | tuple[int, int] = 1,
         padding: int | str | tuple[int, int] = 0,
         dilation: int | tuple[int, int] = 1,
@@ -281,15 +289,11 @@ def convert_to_separable_conv(module: nn.Module) -> nn.Module:
     """
     if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1 and module.groups == 1:
         like: Any = module  # torch's types allow tuples of any length here
-        return AtrousSeparableConvolution(
-            like.in_channels,
-            like.out_channels,
-            like.kernel_size,
-            stride=like.stride,
-            padding=like.padding,
-            dilation=like.dilation,
-            bias=module.bias is not None,
-        ).to(device=module.weight.device, dtype=module.weight.dtype)
+        channels, steps = (like.in_channels, like.out_channels), (like.stride, like.padding)
+        separable = AtrousSeparableConvolution(
+            *channels, like.kernel_size, *steps, like.dilation, bias=like.bias is not None
+        )
+        return separable.to(like.weight)
     for name, child in module.named_children():
         setattr(module, name, convert_to_separable_conv(child))
     return module

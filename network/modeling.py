@@ -1,56 +1,29 @@
-"""The entry points `deeplabv3_<backbone>` and `deeplabv3plus_<backbone>`, made of two tables."""
+"""The entry points `deeplabv3_<backbone>` and `deeplabv3plus_<backbone>`, made of two tables.
+
+The file of each family of backbones gets its functions here too: `backbone.resnet.resnet50` and so
+on. So what VainF/DeepLabV3Plus-Pytorch has in these files can be imported from them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
-from ._deeplab import DeepLabV3
-from .backbone import BACKBONES
-from .factory import MODELS, build_model
-from .pretrained import check_pretrained, load_pretrained
+from . import backbone, create, pretrained
+from ._deeplab import DeepLabHead, DeepLabHeadV3Plus, DeepLabV3
+from .factory import MODELS
+from .utils import IntermediateLayerGetter
 
-
-def create_model(
-    name: str,
-    *,
-    num_classes: int = 21,
-    output_stride: int | None = None,
-    pretrained: str | Path | bool | None = "none",
-    separable_conv: bool = False,
-    aspp_rates: Sequence[int] | None = None,
-    backbone_args: Mapping[str, object] | None = None,
-    aux_head: bool = False,
-) -> DeepLabV3:
-    """Build a model by name; see `list_models`.
-
-    `output_stride` is 8, 16 (the default) or 32, and 4 for HRNet. `pretrained` is "none",
-    "imagenet" (or True) for the published weights of the backbone, which are fetched if they are
-    not in the cache, or a file; a printed line says what was used of it. `aspp_rates` default to
-    12, 24, 36 at output strides 4 and 8, half of that at 16, a quarter at 32. `backbone_args` are
-    arguments that only one family has: `legacy_padding` of MobileNetV2, `fuse_mode` and
-    `stem_relu` of HRNet. `aux_head` adds `model.aux_classifier` for training; see
-    `model.low_res_outputs`.
-    """
-    pretrained = check_pretrained(name, pretrained)
-    model = build_model(
-        name,
-        num_classes=num_classes,
-        output_stride=output_stride,
-        separable_conv=separable_conv,
-        aspp_rates=aspp_rates,
-        backbone_args=backbone_args,
-        aux_head=aux_head,
-    )
-    for line in load_pretrained(model, pretrained):
-        print(line)
-    return model
+# No function but the entry points is a name of this file, so that listing them finds just those.
+__all__ = ["DeepLabHead", "DeepLabHeadV3Plus", "DeepLabV3", "IntermediateLayerGetter", *MODELS]
 
 
 def _entry_point(name: str) -> Callable[..., DeepLabV3]:
     """The function `name(num_classes, output_stride, pretrained_backbone)`."""
-    architecture, backbone = MODELS[name]
-    strides = BACKBONES[backbone].network.output_strides
+    architecture, backbone_name = MODELS[name]
+    strides = backbone.BACKBONES[backbone_name].network.output_strides
     default = 8 if 8 in strides else strides[0]  # 8 as in the predecessor
 
     def entry_point(
@@ -58,7 +31,7 @@ def _entry_point(name: str) -> Callable[..., DeepLabV3]:
         output_stride: int = default,
         pretrained_backbone: bool | str | Path | None = False,
     ) -> DeepLabV3:
-        return create_model(
+        return create.create_model(
             name,
             num_classes=num_classes,
             output_stride=output_stride,
@@ -68,11 +41,49 @@ def _entry_point(name: str) -> Callable[..., DeepLabV3]:
     title = {"deeplabv3": "DeepLabV3", "deeplabv3plus": "DeepLabV3+"}[architecture]
     entry_point.__name__ = entry_point.__qualname__ = name
     entry_point.__doc__ = (
-        f"{title} with a {backbone} backbone.\n\n"
+        f"{title} with a {backbone_name} backbone.\n\n"
         "`pretrained_backbone` is False, True for ImageNet weights, or a file."
     )
     return entry_point
 
 
-for _name in MODELS:
-    globals()[_name] = _entry_point(_name)
+def _backbone_function(family: ModuleType, name: str) -> Callable[..., backbone.Backbone]:
+    """The function `name(pretrained, output_stride=...)`; by default nothing is dilated."""
+    undilated = backbone.BACKBONES[name].network.output_strides[-1]
+
+    def function(
+        pretrained: bool | str | Path | None = False, *, output_stride: int = undilated
+    ) -> backbone.Backbone:
+        built = backbone.create_backbone(name, output_stride=output_stride)
+        if pretrained:
+            model = create.create_model(f"deeplabv3_{name}", pretrained=pretrained)
+            built.load_state_dict(model.backbone.state_dict())
+        return built
+
+    function.__name__ = function.__qualname__ = name
+    function.__module__ = family.__name__
+    function.__doc__ = (
+        f"The backbone {name}; `pretrained` is False, True for ImageNet weights, or a file."
+    )
+    return function
+
+
+def _add_functions(family: ModuleType) -> None:
+    """Give the file of a family a function of each variant, and `model_urls`, as torchvision's."""
+    weights: dict[str, backbone.Weights] = {}
+    for name, variant in family.VARIANTS.items():
+        function = _backbone_function(family, name)
+        for key in filter(None, (name, variant.predecessor_name)):
+            setattr(family, key, function)
+            if variant.weights is not None:
+                weights[key] = variant.weights
+    setattr(family, "model_urls", pretrained.WeightUrls(weights))  # noqa: B010
+
+
+globals().update({name: _entry_point(name) for name in MODELS})
+for _family in backbone.FAMILIES:
+    _add_functions(_family)
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Callable[..., DeepLabV3]: ...

@@ -87,6 +87,9 @@ class SimpleSegmentationModel(nn.Module):
         return upsample(self.low_res_logits(x), (x.shape[2], x.shape[3]))
 
 
+_SimpleSegmentationModel = SimpleSegmentationModel  # as in VainF/DeepLabV3Plus-Pytorch
+
+
 class Normalize(nn.Module):
     """Images (N,3,H,W) or (3,H,W), uint8 in 0..255 or float in 0..1 -> normalized float32."""
 

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import nn
 
@@ -67,6 +67,7 @@ class Variant:
     """
 
     weights: Weights | None = None  # of ImageNet, if somebody has published any
+    predecessor_name: str = ""  # in VainF/DeepLabV3Plus-Pytorch, if it has another name there
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
@@ -219,3 +220,8 @@ def init_weights(module: nn.Module) -> None:
         elif isinstance(layer, nn.BatchNorm2d):
             nn.init.ones_(layer.weight)
             nn.init.zeros_(layer.bias)
+
+
+def __getattr__(name: str) -> Any:
+    """In a file that imports it, tells type checkers of names that network/modeling.py adds."""
+    raise AttributeError(f"there is no {name!r}")

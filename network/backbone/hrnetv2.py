@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from ..upsampled_conv import ConcatMaps, upsample
 from .base import Backbone, FeatureInfo, Variant, conv, conv_bn, timm_weights
+from .base import __getattr__ as __getattr__  # type checkers: a function a variant
 from .resnet import BasicBlock, Bottleneck
 
 
@@ -188,7 +189,7 @@ class HRNetV2(Backbone):
         )
 
 
-NETWORK = HRNetV2
+NETWORK = HRNet = HRNetV2  # HRNet: its name in VainF/DeepLabV3Plus-Pytorch
 SMALL_VARIANTS = {
     "hrnetv2_18_small": HRNetVariant(
         width=16,

@@ -30,6 +30,7 @@ from .base import (
     plan_stages,
     torchvision_weights,
 )
+from .base import __getattr__ as __getattr__  # type checkers: a function a variant
 
 LOW_LEVEL_LENGTH = 4  # the stem and the blocks of the first two rows: up to stride 4
 
@@ -164,6 +165,7 @@ class MobileNetV2(Backbone):
 NETWORK = MobileNetV2
 VARIANTS = {
     "mobilenet": MobileNetV2Variant(
+        predecessor_name="mobilenet_v2",
         stages=(
             (1, 16, 1, 1),
             (6, 24, 2, 2),

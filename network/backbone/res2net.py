@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import FourStageBackbone, StagePlan, Variant, conv, conv_bn, timm_weights
+from .base import __getattr__ as __getattr__  # type checkers: a function a variant
 
 
 class DilatedAvgPool2d(nn.Module):

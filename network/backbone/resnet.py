@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from .base import FourStageBackbone, StagePlan, Variant, conv, conv_bn, torchvision_weights
+from .base import __getattr__ as __getattr__  # type checkers: a function a variant
 
 SAME_SIZE = StagePlan(1, 1, 1)
 

@@ -35,6 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import FourStageBackbone, StagePlan, Variant, conv, timm_weights
+from .base import __getattr__ as __getattr__  # type checkers: a function a variant
 
 
 def conv_block(

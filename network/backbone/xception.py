@@ -40,6 +40,7 @@ from .base import (
     timm_weights,
     url_weights,
 )
+from .base import __getattr__ as __getattr__  # type checkers: a function a variant
 from .hgnetv2 import ConvBNAct
 
 HALF = (0.5, 0.5, 0.5)

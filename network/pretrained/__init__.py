@@ -13,4 +13,4 @@ from .loading import (
     rebuild,
 )
 from .tensors import has_aux_head, matching_models
-from .weights import describe
+from .weights import WeightUrls, describe

@@ -11,9 +11,11 @@ import hashlib
 import os
 import re
 import socket
+from collections import UserDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -101,6 +103,18 @@ def url_of(source: str) -> str:
     import torchvision  # takes a second, and few runs need it
 
     return torchvision.models.get_weight(source).url
+
+
+class WeightUrls(UserDict[str, Any]):
+    """The URL of each backbone's weights; it is looked up when it is asked for."""
+
+    def __getitem__(self, name: str) -> str:
+        weights: Weights = super().__getitem__(name)
+        if not weights.file:
+            return url_of(weights.source)
+        import huggingface_hub  # takes a second, and few runs need it
+
+        return huggingface_hub.hf_hub_url(weights.source, weights.file)
 
 
 def _from_url(weights: Weights) -> Path:
