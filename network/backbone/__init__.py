@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from . import hgnetv2, hrnetv2, mobilenetv2, res2net, resnet, vovnetv2, xception
+from . import hgnet, hgnetv2, hrnetv2, mobilenetv2, res2net, resnet, vovnetv2, xception
 from .base import Backbone, FeatureInfo, Variant, Weights
 
 # A family is a module with its class, NETWORK, and its table, VARIANTS.
@@ -19,6 +19,7 @@ FAMILIES = (
     hrnetv2,
     res2net,
     vovnetv2,
+    hgnet,
     hgnetv2,
     xception,
 )

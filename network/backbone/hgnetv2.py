@@ -3,7 +3,7 @@
 It is made for GPUs, which are fast at plain convolutions. The layers of a block run one after
 another, and the block joins all their outputs: late layers see far, early ones stay sharp. Deep
 stages use light layers (1x1, then depthwise 5x5). Small variants have a learned scale and a learned
-offset after each ReLU.
+offset after each ReLU. The blocks are also those of the first PP-HGNet; see hgnet.py.
 
     HGBlock with n layers of M channels
     x (Cin,H,W) -+- layer 1 -+- layer 2 -+- ... -- layer n    stages 1, 2:  3x3 M, BN, ReLU
@@ -21,8 +21,7 @@ offset after each ReLU.
                           '----- max 2x2 ------'                                (C,H/4,W/4)
     a row of zeros below and a column of zeros to the right keep the size in the 2x2 layers
 
-V2 has no attention. Some code puts an EseModule into this block, but that module belongs to the
-first PP-HGNet: no published V2 weights have tensors for it.
+V2 has no attention: `EseModule` belongs to the first PP-HGNet.
 """
 
 from __future__ import annotations
@@ -35,6 +34,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import FourStageBackbone, StagePlan, Variant, conv, timm_weights
+from .base import __getattr__ as __getattr__  # type checkers: a function a variant
 
 
 class LearnableAffineBlock(nn.Module):
@@ -51,7 +51,11 @@ class LearnableAffineBlock(nn.Module):
 
 
 class ConvBNAct(nn.Sequential):
-    """`conv`, `bn` and, unless `relu=False`, ReLU and, with `use_lab`, an affine block."""
+    """`conv`, `bn` and, unless `relu=False`, ReLU and, with `use_lab`, an affine block.
+
+    With `padding="same"` an even kernel keeps the size too: a row of zeros more below and a column
+    more to the right. torch's own "same" does that as well, but with a warning.
+    """
 
     def __init__(
         self,
@@ -62,20 +66,22 @@ class ConvBNAct(nn.Sequential):
         stride: int = 1,
         dilation: int = 1,
         groups: int = 1,
+        padding: str | None = None,
         relu: bool = True,
         use_lab: bool = False,
     ) -> None:
-        layers: dict[str, nn.Module] = {
-            "conv": conv(
-                in_channels,
-                out_channels,
-                kernel_size=kernel_size,
-                stride=stride,
-                dilation=dilation,
-                groups=groups,
-            ),
-            "bn": nn.BatchNorm2d(out_channels),
-        }
+        layers: dict[str, nn.Module] = {}
+        if padding == "same" and kernel_size % 2 == 0:
+            layers["pad"] = nn.ZeroPad2d((0, dilation % 2, 0, dilation % 2))
+        layers["conv"] = conv(
+            in_channels,
+            out_channels,
+            kernel_size=kernel_size,
+            stride=stride,
+            dilation=dilation,
+            groups=groups,
+        )
+        layers["bn"] = nn.BatchNorm2d(out_channels)
         if relu:
             layers["act"] = nn.ReLU(inplace=True)
             if use_lab:
@@ -108,31 +114,56 @@ class StemBlock(nn.Module):
         super().__init__()
         lab, half = use_lab, width // 2
         self.stem1 = ConvBNAct(3, width, kernel_size=3, stride=2, use_lab=lab)
-        self.stem2a = ConvBNAct(width, half, kernel_size=2, use_lab=lab)
-        self.stem2b = ConvBNAct(half, width, kernel_size=2, use_lab=lab)
+        self.stem2a = ConvBNAct(width, half, kernel_size=2, padding="same", use_lab=lab)
+        self.stem2b = ConvBNAct(half, width, kernel_size=2, padding="same", use_lab=lab)
         self.stem3 = ConvBNAct(2 * width, width, kernel_size=3, stride=2, use_lab=lab)
         self.stem4 = ConvBNAct(width, out_channels, use_lab=lab)
         self.pool = nn.MaxPool2d(2, stride=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        right_and_bottom = (0, 1, 0, 1)
-        x = F.pad(self.stem1(x), right_and_bottom)
-        learned = self.stem2b(F.pad(self.stem2a(x), right_and_bottom))
-        return self.stem4(self.stem3(torch.cat([self.pool(x), learned], dim=1)))
+        x = self.stem1(x)
+        pooled = self.pool(F.pad(x, (0, 1, 0, 1)))  # right and below
+        return self.stem4(self.stem3(torch.cat([pooled, self.stem2b(self.stem2a(x))], dim=1)))
+
+
+class EseModule(nn.Module):
+    """Effective squeeze-excitation: a gate on each channel, computed from all channel means."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.conv(x.mean((2, 3), keepdim=True)).sigmoid()
 
 
 @dataclass(frozen=True, kw_only=True)
-class HGNetV2Variant(Variant):
-    """Numbers of one HGNetV2."""
+class HGNetVariant(Variant):
+    """Numbers of one network of either generation."""
 
-    stem: tuple[int, int]  # width inside, channels out
+    stem: tuple[int, ...]  # V2: width inside, channels out; V1: channels of each convolution
     stages: tuple[tuple[int, int, int], ...]  # of each: width of layers, channels out, blocks
     num_layers: int  # of every block
     use_lab: bool = False
+    light: bool = True  # light layers in stages 3 and 4
+    aggregation: str = "se"  # what joins the layers of a block: two convolutions, or one and "ese"
+
+
+def aggregation(
+    in_channels: int, out_channels: int, *, kind: str, use_lab: bool = False
+) -> nn.Sequential:
+    """What joins the layers of a block: two 1x1 convolutions ("se"), or one and a gate ("ese")."""
+    if kind == "ese":
+        return nn.Sequential(ConvBNAct(in_channels, out_channels), EseModule(out_channels))
+    half = out_channels // 2
+    return nn.Sequential(
+        ConvBNAct(in_channels, half, use_lab=use_lab),
+        ConvBNAct(half, out_channels, use_lab=use_lab),
+    )
 
 
 class HGBlock(nn.Module):
-    """A chain of layers; two 1x1 convolutions join the input and the outputs of all layers."""
+    """A chain of layers; an `aggregation` joins the input and the outputs of all layers."""
 
     def __init__(
         self,
@@ -141,13 +172,14 @@ class HGBlock(nn.Module):
         index: int,  # of the stage
         residual: bool,
         dilation: int,
-        variant: HGNetV2Variant,
+        variant: HGNetVariant,
     ) -> None:
         super().__init__()
         self.residual = residual
         width, out_channels, _ = variant.stages[index]
         num_layers, use_lab = variant.num_layers, variant.use_lab
-        layer, kernel_size = (LightConvBNAct, 5) if index >= 2 else (ConvBNAct, 3)
+        light = variant.light and index >= 2
+        layer, kernel_size = (LightConvBNAct, 5) if light else (ConvBNAct, 3)
         self.layers = nn.ModuleList(
             layer(
                 width if number else in_channels,
@@ -158,10 +190,9 @@ class HGBlock(nn.Module):
             )
             for number in range(num_layers)
         )
-        total, half = in_channels + num_layers * width, out_channels // 2
-        self.aggregation = nn.Sequential(
-            ConvBNAct(total, half, use_lab=use_lab),
-            ConvBNAct(half, out_channels, use_lab=use_lab),
+        total = in_channels + num_layers * width
+        self.aggregation = aggregation(
+            total, out_channels, kind=variant.aggregation, use_lab=use_lab
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -173,7 +204,7 @@ class HGBlock(nn.Module):
 
 
 def make_stage(
-    in_channels: int, *, index: int, plan: StagePlan, variant: HGNetV2Variant
+    in_channels: int, *, index: int, plan: StagePlan, variant: HGNetVariant
 ) -> nn.Sequential:
     """Stage `index + 1`; all but the first begin with a `downsample`, which has the stride."""
     _, channels, num_blocks = variant.stages[index]
@@ -201,13 +232,27 @@ def make_stage(
     return nn.Sequential(OrderedDict(parts, blocks=nn.Sequential(*blocks)))
 
 
+# timm's numbers of stages, and Paddle's names of statistics, of both generations.
+RENAMES = (
+    *((rf"^stages\.{index}\.", f"stage{index + 1}.") for index in range(4)),
+    (r"\._mean$", ".running_mean"),
+    (r"\._variance$", ".running_var"),
+)
+
+
 class HGNetV2(FourStageBackbone):
     """Stem (stride 4) and four stages; inner names are the authors', as in timm and D-FINE."""
 
-    renames = tuple((rf"^stages\.{index}\.", f"stage{index + 1}.") for index in range(4))
-    classifier_keys = r"head\."
+    renames = (
+        *RENAMES,
+        # Paddle's and RT-DETR's; RT-DETR's "same" has a layer of its own for the border.
+        (r"\.aggregation_squeeze_conv\.", ".aggregation.0."),
+        (r"\.aggregation_excitation_conv\.", ".aggregation.1."),
+        (r"^(stem\.stem2[ab]\.conv)\.1\.", r"\1."),
+    )
+    classifier_keys = r"(head|last_conv|lab|fc)\."
 
-    def __init__(self, variant: HGNetV2Variant, *, output_stride: int) -> None:
+    def __init__(self, variant: HGNetVariant, *, output_stride: int) -> None:
         width, channels = variant.stem
         super().__init__(
             {"stem": StemBlock(width, channels, use_lab=variant.use_lab)},
@@ -222,7 +267,7 @@ NETWORK = HGNetV2
 # A variant: number, accuracy, layers of a block, stem, stages. The weights were distilled from a
 # larger network on unlabeled images and fine-tuned on ImageNet.
 VARIANTS = {
-    f"hgnetv2_b{number}": HGNetV2Variant(
+    f"hgnetv2_b{number}": HGNetVariant(
         weights=timm_weights(
             f"hgnetv2_b{number}.ssld_stage2_ft_in1k", license="apache-2.0", top1=top1
         ),

@@ -22,6 +22,7 @@ STAGES = {
     "resnet50": ("layer3", 1024),
     "res2net50_48w_2s": ("layer3", 1024),
     "vovnetv2_19_slim_dw": ("stage3", 384),
+    "hgnet_tiny": ("stage3", 512),
     "hgnetv2_b0": ("stage3", 512),
     "xception": ("block11", 728),  # the end of the middle flow
     "xception41": ("block10", 728),
@@ -62,7 +63,7 @@ def test_backbones_without_such_a_stage_say_which_have_one() -> None:
             create_model(f"deeplabv3_{name}", aux_head=True)
         assert str(error.value) == (
             f"{name} has no stage for an auxiliary head to start from; backbones of these "
-            "families have one: resnet, res2net, vovnetv2, hgnetv2 and xception"
+            "families have one: resnet, res2net, vovnetv2, hgnet, hgnetv2 and xception"
         )
 
 

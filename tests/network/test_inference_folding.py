@@ -22,6 +22,7 @@ COUNTS = {
     "hrnetv2_18_small": 71 + 8,
     "res2net50d": 87 + 8,
     "vovnetv2_19_slim_dw": 22 + 8,
+    "hgnet_tiny": 36 + 8,  # stem, 6 in each of 5 blocks, 3 downsamplings
     "hgnetv2_b0": 42 + 8,
     "xception": 40 + 8,
     "xception41": 84 + 8,

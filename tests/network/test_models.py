@@ -24,6 +24,7 @@ BACKBONES = [
     *("vovnetv2_19_slim_dw", "vovnetv2_19_dw", "vovnetv2_19_slim", "vovnetv2_19"),
     *("vovnetv2_39", "vovnetv2_57", "vovnetv2_99"),
     *("vovnetv2_39b", "vovnetv2_57b", "vovnetv2_99b"),
+    *("hgnet_tiny", "hgnet_small", "hgnet_base"),
     *("hgnetv2_b0", "hgnetv2_b1", "hgnetv2_b2", "hgnetv2_b3", "hgnetv2_b4", "hgnetv2_b5"),
     *("hgnetv2_b6", "xception", "xception41", "xception65", "xception71"),
 ]
@@ -40,6 +41,7 @@ SMALL = [
     "deeplabv3plus_res2net50_48w_2s",
     "deeplabv3_vovnetv2_19_slim_dw",
     "deeplabv3plus_vovnetv2_19_slim_dw",
+    "deeplabv3_hgnet_tiny",
     "deeplabv3_hgnetv2_b0",
     "deeplabv3plus_hgnetv2_b0",
     "deeplabv3_xception",
