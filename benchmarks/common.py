@@ -1,7 +1,7 @@
 """The training steps train_step.py compares, and what the hardware would allow them.
 
 A contender is named by words: who ("predecessor", "ours", "smp", "torchvision", "recipe"), the
-precision ("fp32", "bf16"), and perhaps "channels_last", "compiled" or "plain-loss".
+precision ("fp32", "bf16"), and perhaps "channels_last", "compiled", "plain-loss" or "recomputed".
 """
 
 from __future__ import annotations
@@ -150,12 +150,13 @@ def our_run(contender: str, work: Work) -> Run:
         argv += ["--crop_size", str(work.size), "--batch_size", str(work.batch)]
         argv += ["--precision", "bf16" if "bf16" in contender else "fp32"]
         argv += ["--compile"] * ("compiled" in contender)
+        argv += ["--activation_checkpointing"] * ("recomputed" in contender)
     shapes = ["--dataset", "shapes", "--num_classes", str(NUM_CLASSES)]
     disk = ["--dataset", work.dataset, "--data_root", work.data]
     argv += disk if "from-disk" in contender else shapes
-    argv += ["--class_weights", "none", "--pretrained", "none"]
-    argv += ["--output_dir", str(Path(tempfile.gettempdir(), "never_written"))]
-    run = prepare(options.parse_main([*argv, "--device", work.device]), "")
+    argv += ["--class_weights", "none", "--pretrained", "none", "--output_dir"]
+    argv += [str(Path(tempfile.gettempdir(), "never_written")), "--device", work.device]
+    run = prepare(options.parse_main(argv), "")
     if work.recipe and options.parse_main([work.recipe]).optim.class_weights != "none":
         run.criterion.weight = torch.ones(NUM_CLASSES, device=run.world.device)
     return replace(run, criterion=PlainLoss()) if "plain-loss" in contender else run
@@ -222,8 +223,7 @@ def _moves_nothing(func: Any) -> bool:
 
 
 def _num_bytes(values: Any) -> int:
-    tensors = [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return sum(x.numel() * x.element_size() for x in tree_leaves(values) if isinstance(x, Tensor))
 
 
 def conv_flops(func: Any, args: tuple, result: Any) -> int:

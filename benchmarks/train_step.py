@@ -2,7 +2,7 @@
 
     python -m benchmarks.train_step [--models mobilenet resnet50] [--size 256] [--rounds 5]
     python -m benchmarks.train_step @recipes/camvid_cpu.txt     # a recipe's whole training
-    python -m benchmarks.train_step --memory                    # the peak of a step, by its loss
+    python -m benchmarks.train_step --memory                    # the peak of a step
     python -m benchmarks.train_step --device cuda [--data DIR --dataset cityscapes]
 
 The predecessor's step is re-created from its documented recipe: the same network (MobileNetV2 with
@@ -37,7 +37,7 @@ from utils.visualizer import Progress
 
 CPU_WORKS = [("mobilenet", 256), ("mobilenet", 512), ("resnet50", 256), ("hrnetv2_48", 256)]
 GPU_MODELS = ("hrnetv2_48", "resnet50", "hgnetv2_b4", "vovnetv2_39b", "res2net50_26w_4s")
-MEMORY_CASES = ("ours fp32 plain-loss", "ours fp32", "ours bf16 plain-loss", "ours bf16")
+MEMORY_WAYS = (" plain-loss", "", " recomputed")
 PREDECESSOR, RECIPE, FROM_DISK = workers.PREDECESSOR, "recipe", "ours bf16 from-disk"
 HAS_SMP = find_spec("segmentation_models_pytorch") is not None
 
@@ -204,7 +204,7 @@ def show_steps(works: Sequence[Work], args: argparse.Namespace) -> None:
 def show_memory(works: Sequence[Work]) -> None:
     rows = []
     for one in works:
-        for name in MEMORY_CASES:
+        for name in [f"ours {p}{way}" for p in ("fp32", "bf16") for way in MEMORY_WAYS]:
             worker = start(name, one, ["--memory"])
             rows.append([str(one), name, f"{worker.run()['rise']:.0f}"])
             worker.close()

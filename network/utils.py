@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from .recompute import recomputed
 from .upsampled_conv import ConcatMaps, Feature, concat_maps, upsample
 
 
@@ -15,8 +16,11 @@ class IntermediateLayerGetter(nn.ModuleDict):
 
     `return_layers` maps the name of a child to the name of its output. Where a child gives a list
     of maps, the output is the first. Children after the last one needed are dropped. State-dict
-    keys are those of the model.
+    keys are those of the model. With `recomputes`, training keeps little of the forward pass and
+    computes it again in the backward pass.
     """
+
+    recomputes = False
 
     def __init__(self, model: nn.Module, return_layers: Mapping[str, str]) -> None:
         children = dict(model.named_children())
@@ -41,14 +45,17 @@ class IntermediateLayerGetter(nn.ModuleDict):
     def features(self, x: Tensor) -> dict[str, Feature]:
         """The outputs by name; the maps that a last child `ConcatMaps` would join are a tuple."""
         features: dict[str, Feature] = {}
-        feature: Feature
+        waiting: list[nn.Module] = []  # children up to the next output
         for name, child in self.items():
-            if isinstance(child, ConcatMaps):
-                feature = tuple(x)
-            else:
-                x = child(x)
-                feature = x if isinstance(x, Tensor) else x[0]
+            joins = isinstance(child, ConcatMaps)
+            if not joins:
+                waiting.append(child)
             if name in self.return_layers:
+                recomputes = self.recomputes and self.training
+                for layer in recomputed(waiting) if recomputes else waiting:
+                    x = layer(x)
+                waiting = []
+                feature = tuple(x) if joins else x if isinstance(x, Tensor) else x[0]
                 features[self.return_layers[name]] = feature
         return features
 

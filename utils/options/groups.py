@@ -208,6 +208,12 @@ class OptimOptions:
         choices=("fp32", "tf32", *AUTOCAST_DTYPES),
     )
     compile: bool = option(False, "compile the training network with torch.compile; for GPUs")
+    activation_checkpointing: bool = option(
+        False,
+        "keep little of the backbone's forward pass and compute it again in the backward pass: "
+        "less memory, a slower step, the same result",
+        free_on_resume=True,
+    )
     ema: float = option(
         0.0,
         "decay of averaged weights, used to validate and predict; 0 does not average",

@@ -31,6 +31,7 @@ def build_model(opts: options.Options, *, num_classes: int, start: StartPoint) -
         network.pretrained.check_pretrained(opts.model.model, opts.model.pretrained)
         model = _create(opts, num_classes=num_classes, start=start, built={})
     set_bn_momentum(model.backbone, momentum=backbone_bn_momentum(opts.model, start=start))
+    model.backbone.recomputes = opts.optim.activation_checkpointing
     return model
 
 
