@@ -4,6 +4,8 @@
 # make test-all     the slow ones too
 # make check        lint, format, types, spelling, sizes of files and functions, circles of imports
 # make tables       count parameters and FLOPs of all models, and write docs/models.md
+# make visdom       a Visdom server for --enable_vis, on this machine alone; the first time it gets the
+#                   files of its page with npm
 # make install      only install, into .venv
 # make clean        delete .venv
 # make PYTHON=python3.12 ...   with another interpreter (3.11 or later)
@@ -15,7 +17,7 @@ BIN = $(VENV)/bin
 # A test's tensors are small: more threads would only wait for each other.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: train test test-all check tables install clean
+.PHONY: train test test-all check tables visdom install clean
 
 train: install
 	$(BIN)/python main.py @recipes/shapes.txt --overwrite
@@ -35,6 +37,10 @@ check: install
 
 tables: install
 	$(BIN)/python -m network.summary
+
+visdom: install
+	$(BIN)/python -m utils.visualizer assets
+	$(BIN)/python -m utils.visualizer serve
 
 install: $(VENV)/.installed
 

@@ -47,7 +47,9 @@ def commands(page: Path) -> Iterator[list[str]]:
 
 def options_of_module(name: str) -> set[str]:
     """The options that `python -m NAME` declares in its source."""
-    source = (ROOT / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")
+    path = ROOT / name.replace(".", "/")
+    path = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+    source = path.read_text(encoding="utf-8")
     return set(re.findall(r'"--(\w+)"', source))
 
 

@@ -33,6 +33,7 @@ from utils.options.declare import (
 )
 from utils.runtime.precision import AUTOCAST_DTYPES
 from utils.scheduler import SCHEDULERS
+from utils.visualizer.sender import DEFAULT_PORT
 
 COLOR_JITTER = ", ".join(f"{name} {data.color_jitter:g}" for name, data in DATASETS.items())
 
@@ -284,14 +285,14 @@ class VisOptions:
 
     enable_vis: bool = option(False, "show the run in a Visdom server", free_on_resume=True)
     vis_port: int = option(
-        13570,
+        DEFAULT_PORT,
         "port of the Visdom server",
         Value("N", 1, 65_535),
         only_with="enable_vis",
         free_on_resume=True,
     )
-    vis_env: str = option(
-        "main", "Visdom environment", NAME, only_with="enable_vis", free_on_resume=True
+    vis_env: str | None = option(
+        None, "Visdom environment (default: new)", NAME, only_with="enable_vis", free_on_resume=True
     )
     vis_num_samples: int = option(
         8, "validation images to show", Value("N", 0, 65_536), free_on_resume=True

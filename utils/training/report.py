@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,12 +19,14 @@ from utils.runtime.console import list_names, say
 from utils.training.run import Run
 from utils.training.step import TrainingState
 from utils.visualizer import (
+    Dashboard,
     History,
+    SampleRows,
     SampleSelection,
     Tracker,
     Trackers,
     ValidatedSample,
-    Visualizer,
+    env_of_run,
     figures,
     history,
     image_scores,
@@ -202,9 +207,30 @@ def start_trackers(run: Run) -> Trackers:
         resume_step = run.start.step if run.start.resumes else None
         trackers.append(History(run.files.history, resume_step=resume_step))
         past = history.read(run.files.history)
-    if opts.vis.enable_vis:
-        trackers.append(Visualizer(port=opts.vis.vis_port, env=opts.vis.vis_env, history=past))
-    result = Trackers(*trackers)
     facts = {"command": run.command, "run": run_facts(run), **options.flat(opts)}
+    if opts.vis.enable_vis:
+        trackers.append(start_dashboard(run, facts, past))
+    result = Trackers(*trackers)
     result.text("options", facts)
     return result
+
+
+def start_dashboard(
+    run: Run, facts: Mapping[str, object], past: Sequence[Mapping[str, Any]]
+) -> Dashboard:
+    """The dashboard of a run, in an environment of its own unless --vis_env names one."""
+
+    def tell_past(dashboard: Tracker) -> None:
+        dashboard.text("options", facts)
+        history.replay(past, dashboard)
+
+    vis, val_set, folder = run.opts.vis, run.data.val_set, run.files.folder
+    env = vis.vis_env or f"{run.files.name}_test_{datetime.now():%Y-%m-%d_%H%M%S}"
+    if not run.opts.run.test_only:
+        env = env_of_run(folder, given=vis.vis_env)
+    shape: Sequence[int] = (3, 4)  # where the first image can't be read
+    with suppress(OSError, ValueError):
+        first = val_set[0]
+        shape = shape if first is None else first[1].shape
+    rows = SampleRows(min(4, vis.vis_num_samples, len(val_set)), tuple(shape))
+    return Dashboard(env, folder=folder, port=vis.vis_port, sample_rows=rows, tell_past=tell_past)

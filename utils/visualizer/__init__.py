@@ -1,7 +1,8 @@
 """What a run shows: its history, dashboard, figures, pictures, and the terminal's lines."""
 
-from .dashboard import Visualizer
+from .dashboard import Dashboard, SampleRows, env_of_run
 from .history import SCORE, History
+from .predecessor import Visualizer
 from .record import Record
 from .samples import SampleSelection, ValidatedSample, image_scores
 from .terminal import Progress, plain_warnings

@@ -3,175 +3,194 @@
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
-from PIL import Image
 
-from .history import NO_SCORES, replay
+from utils.runtime.console import say, size_text
+from utils.runtime.files import write_bytes
+
+from . import windows
+from .history import SCORE
 from .samples import ValidatedSample, rows_of_interest
-from .sender import Sender, Window
-from .sheets import sample_row
-from .tables import html_table
+from .sender import DEFAULT_PORT, Message, Sender, url_of
+from .trackers import Tracker
+from .windows import SampleRows
 
-if TYPE_CHECKING:  # Visdom is optional, and the sender's thread imports it
-    from visdom import Visdom
-
-MAX_POINTS = 2000  # sent of one curve; the server needs 10 ms for them
-MAX_IMAGE_WIDTH = 1200  # pixels; wider images are shown smaller
-# Training value -> (window, label of the y axis). All other values are scores and share a window.
-WINDOWS = {
-    "loss": ("Loss", "loss"),
-    "validation loss": ("Validation loss", "loss"),
-    "lr": ("Learning rate", "lr"),
-    "images/s": ("Training speed", "images/s"),
-    "data wait": ("Data wait", "share of the time"),
-}
-SCORES = ("Validation", "score")
+MAX_POINTS = 2000  # of a curve; the server needs 10 ms for them
+ENV_FILE = "visdom_env.txt"  # in a run's folder: the environment in which it is shown
 
 
-def _curve(lines: Mapping[str, Mapping[float, float]]) -> tuple[np.ndarray, np.ndarray]:
-    """x and y, each (N,) for one line or (N, K) for K lines; NaN where a line has no point."""
-    steps = sorted(set().union(*lines.values()))
-    if len(steps) > MAX_POINTS:
-        steps = [steps[i] for i in np.linspace(0, len(steps) - 1, MAX_POINTS).round().astype(int)]
-    values = [[line.get(step, math.nan) for line in lines.values()] for step in steps]
-    y = np.array(values, dtype=float)
-    y[~np.isfinite(y)] = math.nan  # Visdom sends NaN as null, but Inf in a form that is not JSON
-    x = np.repeat(np.array(steps, dtype=float)[:, None], len(lines), axis=1)
-    return (x[:, 0], y[:, 0]) if len(lines) == 1 else (x, y)
+def clean_env(name: str) -> str:
+    """A name without the characters that Visdom's page, files or addresses can't have in one."""
+    return re.sub(r"[\\/'\"<>&+?#%\x00-\x1f]", "_", name)[:150] or "main"
 
 
-def _looks(title: str, lines: Sequence[str]) -> dict[str, object]:
-    """Visdom's options of a plot: the title away from the buttons, the legend at the bottom."""
-    layout: dict[str, object] = {"title": {"text": title, "x": 0.02, "font": {"size": 14}}}
-    looks = {"title": title, "xlabel": "step", "markersize": 5, "marginright": 20, "margintop": 40}
-    if len(lines) > 1:
-        layout["legend"] = {"orientation": "h", "y": -0.25}
-        looks |= {"legend": list(lines), "width": 520, "height": 460}
-    return {**looks, "layoutopts": {"plotly": layout}}
+def env_of_run(folder: Path, *, given: str | None = None, start: str = "") -> str:
+    """The run's environment: the given one, that which it had, or one named after it and its start.
+
+    It is noted in the run's folder, so that a resumed run and `show` find it.
+    """
+    note = folder / ENV_FILE
+    if given is None and note.exists():
+        return clean_env(note.read_text(encoding="utf-8", errors="replace").strip())
+    env = clean_env(given or f"{folder.name}_{start or time.strftime('%Y-%m-%d_%H%M%S')}")
+    write_bytes(note, env.encode())
+    return env
 
 
-class Visualizer:
+class Curve:
+    """Steps and values, at most 2,000 of them: of a longer curve, every second, fourth ..."""
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[int, float]] = []
+        self._last: list[tuple[int, float]] = []
+        self._count, self._stride = 0, 1
+
+    def add(self, step: int, value: float) -> None:
+        """Add a point; it replaces the last one if that has the same step."""
+        if self._last and self._last[0][0] == step:
+            self._last = [(step, value)]
+            return
+        if (self._count - 1) % self._stride == 0:
+            self._kept += self._last
+        if len(self._kept) >= MAX_POINTS - 1:
+            self._kept, self._stride = self._kept[::2], 2 * self._stride
+        self._count += 1
+        self._last = [(step, value)]
+
+    def points(self) -> list[tuple[int, float]]:
+        """A copy of the points that are kept, and the last one."""
+        return self._kept + self._last
+
+
+CURVES = (
+    "loss",
+    "validation loss",
+    SCORE,
+    "Overall Acc",
+    "lr",
+    "lr backbone",
+    "images/s",
+    "data wait",
+)
+# What the status shows of the newest values; None until there are some.
+VALUES = dict.fromkeys(
+    ("epoch", "time left", "wall time", "validation loss", "images/s", "data wait"), None
+)
+FACTS = ("started", "host", "device", "processes", "commit", "num_train", "num_val")
+
+
+class Dashboard:
     """The tracker that shows a run on a Visdom server on this machine.
 
     Without a server it prints one note. A server that starts later, or again, gets everything.
 
     Args:
+        env: Visdom's environment, in which the run's windows are.
+        folder: the run's folder; its name is the dashboard's heading.
         port: the server's port.
-        env: Visdom's environment; give each run its own. "/" becomes "_".
-        id: every window's name begins with "[id]".
-        history: lines of the run's history (`history.read`) with which the curves begin.
+        sample_rows: how many samples will come, and their shape.
+        tell_past: tells the new dashboard what is to be in it from the start.
     """
 
     def __init__(
         self,
-        port: str | int = "13579",
-        env: str = "main",
-        id: str | None = None,
+        env: str,
         *,
-        history: Iterable[Mapping] = (),
+        folder: Path,
+        port: int = DEFAULT_PORT,
+        sample_rows: SampleRows | None = None,
+        tell_past: Callable[[Tracker], None] = lambda dashboard: None,
     ) -> None:
-        self.env, self.id = env.replace("/", "_"), id
-        self._lines: dict[Window, dict[str, dict[float, float]]] = {}
-        self._lock = threading.Lock()
-        self._sender = Sender(int(port), self.env)
-        replay(history, self)
+        self.env, self.folder, self.port = clean_env(env), folder, port
+        self._curves = {key: Curve() for key in CURVES}
+        self._values: dict[str, float] = {}  # the newest ones of the history, and "step"
+        self._best: tuple[int, float] | None = None
+        self._scores: dict[str, float] = {}  # IoU of each class
+        self._scores_before: dict[str, float] = {}
+        self._options: Mapping[str, Any] = {}
+        self._state = "training"
+        self._jobs: dict[str, Callable[[], Message]] = {
+            "Class IoU": partial(windows.class_iou, 0, {}, {}, {}),
+            "Confusion": partial(windows.confusion, 0, np.zeros((0, 0), np.int64), []),
+        }
+        self._sender: Sender | None = None
+        self._sample_rows = sample_rows or SampleRows()
+        self.samples(0, [], [], np.zeros((256, 3), np.uint8))
+        self._past, self._begin = 0.0, time.monotonic()
+        tell_past(self)
+        self._past = self._values.get("wall time", 0.0)  # seconds
+        self._sender = Sender(port, self.env)
+        self._show(*windows.LAYOUTS)  # all at once and in this order, which is that on the screen
 
-    def _window(self, name: str, env: str | None = None) -> Window:
-        return (env or self.env), (name if self.id is None else f"[{self.id}]{name}")
+    def _show(self, *titles: str, saves: bool = False) -> None:
+        if self._sender is not None:
+            for title in titles:
+                self._sender.put((self.env, title), self._job(title), saves=saves)
 
-    def _add(self, name: str, line: str, points: Mapping[float, float], opts: Mapping) -> None:
-        window = self._window(name)
-        with self._lock:
-            self._lines.setdefault(window, {}).setdefault(line, {}).update(points)
+    def _job(self, title: str) -> Callable[[], Message]:
+        """What makes the window: from copies, since it is called in the sender's thread."""
+        points = {key: curve.points() for key, curve in self._curves.items()}
+        match title:
+            case "Status":
+                return partial(windows.status, self._status(), points["loss"])
+            case "Loss":
+                return partial(windows.loss, points["loss"], points["validation loss"])
+            case "Validation":
+                return partial(windows.validation, points[SCORE], points["Overall Acc"], self._best)
+            case "Learning rate":
+                return partial(windows.learning_rate, points["lr"], points["lr backbone"])
+            case "Speed":
+                return partial(windows.speed, points["images/s"], points["data wait"])
+            case "Options":
+                return partial(windows.page, title, self._option_tables())
+        return self._jobs[title]
 
-        def send(client: Visdom) -> str:
-            with self._lock:
-                lines = {line: dict(points) for line, points in self._lines[window].items()}
-            x, y = _curve(lines)
-            looks = {**_looks(window[1], list(lines)), "markers": len(x) <= 60, **opts}
-            return client.line(y, x, win=window[1], env=window[0], opts=looks)
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Add a point to the curve of each value; NaN leaves a gap."""
+        self._values |= {"wall time": self._wall_time(), **values, "step": step}
+        for key in values.keys() & self._curves.keys():
+            self._curves[key].add(step, values[key])
+        if SCORE in values:
+            score, self._state = values[SCORE], "training"
+            if self._best is None or score > self._best[1]:
+                self._best = (step, score)
+            self._show("Loss", "Validation")
+        else:
+            interval, total = (self._options.get(k) for k in ("val_interval", "total_itrs"))
+            validates = step == total or (interval and step % interval == 0)
+            self._state = "validating" if validates else "training"
+            self._show("Loss", "Learning rate", "Speed")
+        self._show("Status")
 
-        self._sender.put(window, send)
-
-    def _put_image(self, window: Window, load: Callable[[], np.ndarray], opts: Mapping) -> None:
-        def send(client: Visdom) -> str:
-            image = load()
-            return client.image(image, win=window[1], env=window[0], opts=dict(opts))
-
-        self._sender.put(window, send)
-
-    def _put_table(self, name: str, rows: Sequence[Mapping], opts: Mapping) -> None:
-        env, win = window = self._window(name)
-        page = html_table(rows)
-        num_columns = len(set().union(*rows))
-        size = {"width": 160 + 100 * num_columns, "height": min(700, 84 + 24 * len(rows))}
-        looks = {"title": win, **size, **opts}
-        self._sender.put(
-            window, lambda client: client.text(page, win=win, env=env, opts=dict(looks))
-        )
-
-    # The methods of the predecessor's Visualizer.
-
-    def vis_scalar(
-        self, name: str, x: ArrayLike, y: ArrayLike, opts: Mapping | None = None
-    ) -> None:
-        """Add one point, or a list of points, to the curve `name`."""
-        xs, ys = np.atleast_1d(x).tolist(), np.atleast_1d(y).tolist()
-        self._add(name, name, dict(zip(xs, ys, strict=True)), opts or {})
-
-    def vis_image(
-        self, name: str, img: np.ndarray, env: str | None = None, opts: Mapping | None = None
-    ) -> None:
-        """Show an image, (3, H, W) or (H, W), as uint8 or as floats in 0..1."""
-        window, image = self._window(name, env), np.array(img)
-        self._put_image(window, lambda: image, {"title": window[1], **(opts or {})})
-
-    def vis_table(self, name: str, tbl: Mapping, opts: Mapping | None = None) -> None:
-        """Show named values as a table."""
-        rows = [{"Term": term, "Value": value} for term, value in tbl.items()]
-        self._put_table(name, rows, opts or {})
-
-    # The methods of a tracker.
-
-    def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
-        """Add a point to the curve of each value; None leaves a gap."""
-        for key, value in values.items():
-            if key in NO_SCORES and key not in WINDOWS:
-                continue
-            name, label = WINDOWS.get(key, SCORES)
-            self._add(name, key, {step: math.nan if value is None else value}, {"ylabel": label})
-
-    def image(self, name: str, step: int, image: np.ndarray) -> None:
-        """Show an image, (H, W, 3) uint8, as a JPEG at most 1200 pixels wide."""
-        picture = Image.fromarray(np.ascontiguousarray(image))
-        self._show(name, step, lambda: picture, {"jpgquality": 85})
-
-    def figure(self, name: str, step: int, path: Path) -> None:
-        """Show a PNG file, as it is at the time of sending."""
-        self._show(name, step, lambda: Image.open(path).convert("RGB"), {})
-
-    def _show(self, name: str, step: int, load: Callable[[], Image.Image], opts: Mapping) -> None:
-        def pixels() -> np.ndarray:
-            picture = load()
-            if picture.width > MAX_IMAGE_WIDTH:
-                height = max(1, round(picture.height * MAX_IMAGE_WIDTH / picture.width))
-                picture = picture.resize((MAX_IMAGE_WIDTH, height))
-            return np.asarray(picture).transpose(2, 0, 1)
-
-        self._put_image(self._window(name), pixels, {"title": f"{name} (step {step})", **opts})
-
-    def table(self, name: str, step: int, rows: Sequence[Mapping[str, object]]) -> None:
-        """Show rows as a table with a header; numbers are aligned right."""
-        self._put_table(name, rows, {"title": f"{name} (step {step})"})
+    def table(self, name: str, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Show the IoU of each class, if these are the "classes"."""
+        if name != "classes":
+            return
+        self._scores_before = self._scores
+        self._scores = {
+            str(row["class"]): row["IoU"]
+            if row.get("pixels") and row["IoU"] is not None
+            else math.nan
+            for row in rows
+        }
+        facts = self._options.get("run", {})
+        colors = dict(zip(facts.get("class_names", []), facts.get("colors", []), strict=False))
+        scores = (self._scores, self._scores_before)
+        self._jobs["Class IoU"] = partial(windows.class_iou, step, *scores, colors)
+        self._show("Class IoU", saves=True)
 
     def confusion(self, step: int, counts: np.ndarray, class_names: Sequence[str]) -> None:
-        """Nothing yet: confusion.png in the folder of the run shows it."""
+        """Show a validation's pixels, int64 (C, C), as a heat map."""
+        self._jobs["Confusion"] = partial(windows.confusion, step, counts.copy(), class_names)
+        self._show("Confusion", saves=True)
 
     def samples(
         self,
@@ -181,14 +200,72 @@ class Visualizer:
         palette: np.ndarray,
     ) -> None:
         """Show two fixed samples, the worst and the best."""
-        for number, sample in enumerate(rows_of_interest(samples)):
-            self.image(f"sample {number}", step, sample_row(sample, palette))
+        if self._sender is None and samples:  # the page is not open yet
+            shape = samples[0].target.shape
+            self._sample_rows = SampleRows(len(rows_of_interest(samples)), shape)
+        content, rows = (samples, class_names, palette), self._sample_rows
+        self._jobs["Samples"] = partial(windows.samples, *content, step=step, rows=rows)
+        self._show("Samples", saves=True)
 
-    def text(self, name: str, rows: Mapping[str, object]) -> None:
-        """Show named values, such as the options, as text."""
-        table = [{"name": key, "value": str(value)} for key, value in rows.items()]
-        self._put_table(name, table, {"width": 560})
+    def image(self, name: str, step: int, image: np.ndarray) -> None:
+        """Nothing: the picture is in the run's folder."""
 
-    def close(self, limit: float = 3.0) -> None:
-        """Send what is not sent yet, for at most `limit` seconds."""
-        self._sender.close(limit)
+    def text(self, name: str, rows: Mapping[str, Any]) -> None:
+        """Show the options, if they are these."""
+        if name == "options":
+            self._options = dict(rows)
+            self._show("Status", "Options")
+
+    def close(self) -> None:
+        """As `finish`, for at most 5 seconds."""
+        self.finish(limit=5.0)
+
+    def finish(self, *, limit: float) -> bool:
+        """Send what is not sent yet, for at most `limit` seconds; whether the server has it all."""
+        assert self._sender is not None
+        is_over = self._values.get("step") == self._options.get("total_itrs")
+        self._state = "finished" if is_over else "stopped"
+        self._show("Status", saves=True)
+        if self._sender.close(limit):
+            say(f"dashboard: {url_of(self.port, self.env)}")
+            return True
+        command = shlex.join(["python", "-m", "utils.visualizer", "show", str(self.folder)])
+        say(f"dashboard: the server did not get everything; send it with: {command}", error=True)
+        return False
+
+    def _wall_time(self) -> float:
+        return self._past + time.monotonic() - self._begin
+
+    def _status(self) -> dict[str, Any]:
+        facts, peak = self._options.get("run", {}), self._values.get("peak memory")
+        torch = f"torch {facts.get('versions', {}).get('torch', '?')}"
+        about = (facts.get("started", "")[:16].replace("T", " "), facts.get("host"), torch)
+        precision = f"{facts.get('device')}, {self._options.get('precision')}"
+        return {
+            "state": self._state,
+            "title": self.folder.name,
+            "about": " · ".join([*filter(None, about), precision]) if facts else "",
+            "now": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "step": self._values.get("step", 0),
+            "total": self._options.get("total_itrs"),
+            "values": VALUES | self._values,
+            "best": self._best,
+            "miou": self._values.get(SCORE),
+            "memory": size_text(peak) if peak else "–",
+        }
+
+    def _option_tables(self) -> dict[str, Any]:
+        """What differs from the defaults, where the run takes place, and all options."""
+        rows = {key: value for key, value in self._options.items() if key not in ("run", "command")}
+        facts = self._options.get("run", {})
+        versions = ", ".join(
+            f"{name} {number}" for name, number in facts.get("versions", {}).items()
+        )
+        place = {"command": self._options.get("command", ""), "folder": self.folder}
+        place |= {key: facts[key] for key in FACTS if facts.get(key) is not None}
+        return {
+            "changed": {key: rows[key] for key in facts.get("changed_options", ()) if key in rows},
+            "facts": place | ({"versions": versions} if versions else {}),
+            "all": rows,
+            "resume": facts.get("resume_command", ""),
+        }

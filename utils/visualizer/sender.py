@@ -2,55 +2,101 @@
 
 from __future__ import annotations
 
-import logging
+import json
+import re
+import socket
 import threading
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+from urllib.parse import quote
 
 from utils.runtime.console import say
 
-if TYPE_CHECKING:  # Visdom is optional and slow to import, so the thread imports it
-    from visdom import Visdom
-
-REQUEST_SECONDS = 2.0  # a server that needs longer to answer counts as gone
+HOST = "127.0.0.1"
+DEFAULT_PORT = 13570  # the predecessor's --vis_port
+REQUEST_SECONDS = 2.0  # a server that needs longer for an answer counts as gone
 PAUSE_SECONDS = 1.0  # the pause between two rounds of sending
-PROBE_SECONDS = 5.0  # with nothing to send, how often to check whether the server was restarted
-INSTALL = (
-    "install Visdom with: pip install 'setuptools>=77.0.3,<81' && "
-    "pip install --no-build-isolation -r requirements-visdom.txt"
-)
+PROBE_SECONDS = 5.0  # with nothing to send, how often to check that the server still has it all
+MAX_ANSWER = 2**16  # bytes; an answer is the name of a window or a short list
 
 Window = tuple[str, str]  # environment, name
-Job = Callable[["Visdom"], str]  # sends a window; returns the server's answer, which is its name
+Message = dict[str, Any]  # a window as the server's endpoint `events` takes it
+Job = Callable[[], Message]  # makes the window when it is sent
 
 
 class Unreachable(Exception):
     """The server does not answer, or not as a Visdom server does."""
 
 
-def _connect(port: int, env: str) -> Visdom:
-    """A client that never waits long and that raises errors, unlike Visdom's own."""
-    import requests
-    from visdom import Visdom
+class Refused(Unreachable):
+    """Nothing listens on the port."""
 
-    class Client(Visdom):
-        session: requests.Session  # Visdom sets it
 
-        def _handle_post(self, url: str, data: str | None = None) -> str:
-            self.session.trust_env = False  # the server is on this machine, so use no proxy
-            try:
-                answer = self.session.post(url, data=data or {}, timeout=REQUEST_SECONDS)
-            except requests.RequestException as error:
-                raise Unreachable(type(error).__name__) from error
-            if answer.status_code >= 400:
-                raise ValueError(f"the server answered with status {answer.status_code}")
-            return answer.text
+class Connection:
+    """A connection on which requests are sent, one after the other.
 
-    logging.getLogger("visdom").setLevel(logging.ERROR)  # its warnings are about our settings
-    try:
-        return Client("http://127.0.0.1", port=port, env=env, use_incoming_socket=False)
-    except ValueError as error:
-        raise Unreachable(str(error)) from error
+    It is written out, since the HTTP clients at hand limit the wait for a piece of an answer, but
+    not that for all of it. A server that was restarted has closed it: so it shows a restart.
+    """
+
+    def __init__(self, port: int) -> None:
+        try:
+            self._socket = socket.create_connection((HOST, port), REQUEST_SECONDS)
+        except ConnectionRefusedError as error:
+            raise Refused("nothing listens there") from error
+        except OSError as error:
+            raise Unreachable(_reason(error)) from error
+
+    def post(self, endpoint: str, body: bytes) -> str:
+        """Send `body`; returns the answer, which must come in REQUEST_SECONDS."""
+        head = f"POST /{endpoint} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {len(body)}\r\n\r\n"
+        deadline = time.monotonic() + REQUEST_SECONDS
+        try:
+            self._socket.settimeout(REQUEST_SECONDS)
+            self._socket.sendall(head.encode() + body)
+            status, answer = self._receive(deadline)
+        except OSError as error:
+            raise Unreachable(_reason(error)) from error
+        if status >= 400:
+            login = "; does it require a login?" if status < 500 else ""
+            raise Unreachable(f"it answered with status {status}{login}")
+        return answer
+
+    def _receive(self, deadline: float) -> tuple[int, str]:
+        """Status and text of an answer."""
+        received, end = b"", MAX_ANSWER
+        while len(received) < end:
+            self._socket.settimeout(max(deadline - time.monotonic(), 1e-3))
+            piece = self._socket.recv(2**16)
+            if not piece:
+                raise ConnectionResetError
+            received += piece
+            head, found, _ = received.partition(b"\r\n\r\n")
+            size = re.search(rb"(?i)\r\ncontent-length: *(\d{1,9}) *(\r|$)", head)
+            if found and size:
+                end = min(end, len(head) + 4 + int(size[1]))
+            if time.monotonic() > deadline:
+                raise TimeoutError
+        status = re.match(rb"HTTP/1\.\d (\d{3}) ", received)
+        if status is None or end == MAX_ANSWER:
+            raise Unreachable("what answers there is no Visdom server")
+        return int(status[1]), received[len(head) + 4 :].decode(errors="replace")
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, TimeoutError):
+        return f"it did not answer within {REQUEST_SECONDS:g} s"
+    return "it closed the connection"
+
+
+def url_of(port: int, env: str) -> str:
+    """Where a browser shows the environment."""
+    return f"http://localhost:{port}/env/{quote(env)}"
 
 
 class Sender:
@@ -64,83 +110,133 @@ class Sender:
         self._port, self._env = port, env
         self._jobs: dict[Window, Job] = {}
         self._pending: dict[Window, None] = {}  # used as an ordered set
+        self._saves = False  # whether the server shall write its windows to disk
+        self._connection: Connection | None = None
         self._reported: set[object] = set()
+        self._is_lost = False  # whether the last thing said was that the server is not there
         self._lock = threading.Lock()
         self._wake, self._closed = threading.Event(), threading.Event()
         self._wake.set()  # so that a missing server is reported at the start
         self._thread = threading.Thread(target=self._run, name="visdom", daemon=True)
         self._thread.start()
 
-    def put(self, window: Window, job: Job) -> None:
-        """Send `window` soon; `job` replaces an older one for this window that is still waiting."""
+    def put(self, window: Window, job: Job, *, saves: bool = False) -> None:
+        """Send `window` soon; `job` replaces an older one for this window that is still waiting.
+
+        With `saves` the server then writes the environments to disk.
+        """
         with self._lock:
             self._jobs[window] = job
             self._pending[window] = None
+            self._saves = self._saves or saves
         self._wake.set()
 
-    def close(self, limit: float) -> None:
-        """Send what is pending, for at most `limit` seconds."""
+    def close(self, limit: float) -> bool:
+        """Send what is pending, for at most `limit` seconds; whether the server has everything."""
         self._closed.set()
         self._wake.set()
         self._thread.join(limit)
-        if self._thread.is_alive():
-            self._say_unreachable("no answer")
+        is_idle = not (self._thread.is_alive() or self._pending or self._saves)
+        return is_idle and self._connection is not None
 
-    def _say(self, topic: object, text: str) -> None:
-        if topic not in self._reported:
-            self._reported.add(topic)
-            say(text, error=True)
+    def _say(self, topic: object, text: str) -> bool:
+        """Print the text unless something was said on that topic before; whether it was printed."""
+        if topic in self._reported:
+            return False
+        self._reported.add(topic)
+        say(f"dashboard: {text}", error=True)
+        return True
 
-    def _say_unreachable(self, reason: str) -> None:
-        self._say(
-            Unreachable,
-            f"--enable_vis: there is no Visdom server on port {self._port} ({reason}); training "
-            f"continues. Start a server with: visdom -port {self._port} -bind_local",
-        )
+    def _say_lost(self, error: Unreachable) -> None:
+        if isinstance(error, Refused):
+            port = "" if self._port == DEFAULT_PORT else f" --port {self._port}"
+            text = (
+                f"there is no Visdom server on port {self._port}; training continues. "
+                f"Start one with: python -m utils.visualizer serve{port}; it will show the run at "
+                f"{url_of(self._port, self._env)}"
+            )
+        else:
+            text = f"the server on port {self._port}: {error}; trying on"
+        if self._say(type(error), text):
+            self._is_lost = True
 
     def _run(self) -> None:
-        client = None
         while True:
             self._wake.wait(PROBE_SECONDS)
             self._wake.clear()
             closing = self._closed.is_set()  # read before sending, so that nothing is missed
             try:
-                client = client or _connect(self._port, self._env)
-                self._send_pending(client)
-            except ImportError as error:
-                self._say(ImportError, f"--enable_vis: no dashboard ({error}); {INSTALL}")
-                return
-            except (Unreachable, ValueError) as error:
-                self._say_unreachable(str(error))
-                client = None
-                self._all_pending()
-                self._wake.set()
+                self._connect()
+                self._send_pending()
+                self._save()
+            except Unreachable as error:
+                self._say_lost(error)
+                self._disconnect()
             if closing:
                 return
             self._closed.wait(PAUSE_SECONDS)
+
+    def _connect(self) -> None:
+        if self._connection is None:
+            self._connection = Connection(self._port)
+            self._exists((self._env, ""))  # a Visdom server answers this
+        if self._is_lost or Connection not in self._reported:
+            self._reported.add(Connection)
+            again = " again" if self._is_lost else ""
+            self._is_lost = False
+            say(f"dashboard: connected{again}: {url_of(self._port, self._env)}", error=True)
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            with suppress(OSError):
+                self._connection.close()
+        self._connection = None
+        self._all_pending()
+        self._wake.set()
+
+    def _post(self, endpoint: str, message: Mapping[str, Any]) -> str:
+        assert self._connection is not None
+        return self._connection.post(endpoint, json.dumps(message, allow_nan=False).encode())
+
+    def _exists(self, window: Window) -> bool:
+        return self._post("win_exists", {"win": window[1], "eid": window[0]}) == "true"
 
     def _all_pending(self) -> None:
         with self._lock:
             self._pending = dict.fromkeys(self._jobs)
 
-    def _send_pending(self, client: Visdom) -> None:
+    def _send_pending(self) -> None:
         with self._lock:
             sent = next((window for window in self._jobs if window not in self._pending), None)
-        if sent and client.win_exists(sent[1], sent[0]) is False:
-            self._all_pending()  # the server was restarted
-        while True:
-            with self._lock:
-                window = next(iter(self._pending), None)
-                if window is None:
-                    return
-                del self._pending[window]
-                job = self._jobs[window]
+        if sent and not self._exists(sent):  # somebody has cleared the environment
+            self._all_pending()
+        with self._lock:
+            jobs = [(window, self._jobs[window]) for window in self._pending]
+            self._pending = {}
+        for window, job in jobs:
             try:
-                answer = job(client)
+                answer = self._post("events", {**job(), "win": window[1], "eid": window[0]})
             except Unreachable:
                 raise
             except Exception as error:  # no error of a dashboard may end the training
-                self._say(window, f"--enable_vis: cannot show {window[1]!r}: {error}")
+                self._say(window, f"cannot show {window[1]!r}: {error}")
                 continue
             if answer != window[1]:
                 raise Unreachable("it does not accept windows; does it require a login?")
+
+    def _save(self) -> None:
+        """Let the server write its windows to disk, if that was asked for."""
+        with self._lock:
+            saves, self._saves = self._saves, False
+            windows = {window[0]: window for window in self._jobs}
+        if not saves:
+            return
+        try:
+            for env, window in windows.items():
+                # A server that was restarted reads an environment when it is first asked for one
+                # of its windows; a save before that would replace the file with "null".
+                self._exists(window)
+                self._post("save", {"data": [env]})
+        except Exception:
+            self._saves = True
+            raise

@@ -39,7 +39,6 @@ PREDECESSOR_DEFAULTS = {
     "year": "2012",
     "enable_vis": False,
     "vis_port": 13570,
-    "vis_env": "main",
     "vis_num_samples": 8,
 }
 PREDECESSOR_COMMANDS = [

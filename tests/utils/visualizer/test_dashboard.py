@@ -4,278 +4,255 @@ from __future__ import annotations
 
 import base64
 import io
-import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from utils.visualizer import Visualizer, sender
-
-pytest.importorskip(
-    "visdom",
-    reason="Visdom is not installed, so the dashboard is NOT tested; see requirements-visdom.txt",
+from tests.utils.visualizer.visdom_server import Server, free_port, wait_for
+from utils.visualizer import (
+    SCORE,
+    Dashboard,
+    History,
+    ValidatedSample,
+    Visualizer,
+    env_of_run,
+    sender,
 )
+from utils.visualizer.__main__ import main
 
-# Visdom's own, at each new client.
-pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning")
-
-# The plain `visdom` command would first fetch the page's scripts from the internet.
-SERVER = "from visdom.server.run_server import main; main()"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class Server:
-    def __init__(self, folder: Path, port: int | None = None) -> None:
-        self.folder, self.port = folder, port or free_port()
-        self.process: subprocess.Popen | None = None
-
-    def start(self) -> None:
-        home = {**os.environ, "HOME": str(self.folder)}
-        options = ["-port", str(self.port), "-bind_local", "-logging_level", "ERROR"]
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", SERVER, *options, "-env_path", str(self.folder)],
-            cwd=self.folder,
-            env=home,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        wait_for(lambda: self.windows("main") is not None, seconds=30)
-
-    def stop(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-
-    def windows(self, env: str) -> dict | None:
-        """All windows of an environment by name; None while the server does not answer."""
-        try:
-            return self.post("win_data", win=None, eid=env) or {}
-        except OSError:
-            return None
-
-    def post(self, endpoint: str, **message: object) -> object:
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        data = json.dumps(message).encode()
-        with opener.open(f"http://127.0.0.1:{self.port}/{endpoint}", data, timeout=5) as answer:
-            text = answer.read()
-            return json.loads(text) if text[:1] in (b"{", b"[") else text
+ALL = [
+    "Status",
+    "Loss",
+    "Validation",
+    "Class IoU",
+    "Samples",
+    "Confusion",
+    "Learning rate",
+    "Speed",
+    "Options",
+]
+NASTY = "<img src=x onerror=alert(1)>"
+NAMES = ["road", NASTY, "never seen"]
+PALETTE = np.zeros((256, 3), np.uint8)
+PALETTE[:2] = (200, 30, 60), (20, 120, 220)
 
 
-def wait_for(condition: Callable[[], object], *, seconds: float = 15.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.05)
+def tell(tracker: Any, step: int = 20, *, score: float = 0.5) -> None:
+    """What a run tells after a training step and a validation."""
+    tracker.scalars(step - 10, {"loss": 2.0, "lr": 0.1, "lr backbone": 0.01, "images/s": 40.0})
+    tracker.scalars(step, {"loss": 1.0, "lr": 0.05, "lr backbone": 0.005, "images/s": 44.0})
+    tracker.scalars(step, {SCORE: score, "Overall Acc": 0.75, "validation loss": 1.5})
+    rows = [
+        {"class": "road", "IoU": score, "pixels": 7},
+        {"class": NASTY, "IoU": 0.25, "pixels": 5},
+        {"class": "never seen", "IoU": float("nan"), "pixels": 0},
+    ]
+    tracker.table("classes", step, rows)
+    tracker.confusion(step, np.array([[6, 1, 0], [2, 3, 0], [0, 0, 0]]), NAMES)
+    target = np.zeros((30, 40), np.uint8)
+    target[:, 20:], target[:3] = 1, 255
+    sample = ValidatedSample(
+        f"a/{NASTY}", np.zeros((30, 40, 3), np.uint8), target, target, 0.5, 0.1
+    )
+    tracker.samples(step, [sample], NAMES, PALETTE)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("visdom"))
-    server.start()
-    yield server
-    server.stop()
+def dashboard(server: Server, env: str, folder: Path, **more: Any) -> Dashboard:
+    return Dashboard(env, folder=folder, port=server.port, **more)
 
 
-@pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[Server]:
-    """A server that a test may stop."""
-    server = Server(tmp_path)
-    server.start()
-    yield server
-    server.stop()
-
-
-def curve(window: dict, line: int = 0) -> tuple[list, list]:
-    trace = window["content"]["data"][line]
+def curve(window: dict, name: str) -> tuple[list, list]:
+    trace = next(trace for trace in window["content"]["data"] if trace["name"] == name)
     return trace["x"], trace["y"]
 
 
-def decode(window: dict) -> np.ndarray:
-    data = window["content"]["src"].split(",", 1)[1]
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
+def has_all(server: Server, env: str) -> bool:
+    windows = server.windows(env) or {}
+    return ALL == list(windows) and curve(windows["Validation"], "best")[0] != []
 
 
 def test_everything_a_training_shows_is_in_the_server(server: Server, tmp_path: Path) -> None:
-    tracker = Visualizer(server.port, env="run/1")
-    for step in (10, 20, 30):
-        tracker.scalars(step, {"loss": 3.0 / step, "lr": 0.01 * step, "images/s": 40.0})
-    tracker.scalars(20, {"Mean IoU": 0.25, "Overall Acc": 0.75})
-    tracker.scalars(30, {"Mean IoU": 0.5, "Overall Acc": 0.875})
-    rows = [{"class": "<b>road</b>", "IoU": 0.98765, "pixels": 1234567}, {"class": "sky"}]
-    tracker.table("classes", 30, rows)
-    image = np.zeros((60, 90, 3), np.uint8)
-    image[:, 45:] = (250, 120, 10)
-    tracker.image("sample 1", 30, image)
-    Image.fromarray(image).save(tmp_path / "confusion.png")
-    tracker.figure("confusion", 30, tmp_path / "confusion.png")
-    tracker.text("options", {"lr": 0.01, "data_root": "<script>"})
-    tracker.close(10)
+    tracker = dashboard(server, "run/1", tmp_path)
+    facts = {"changed_options": ["lr"], "class_names": NAMES, "colors": ["#c81e3c", "#1478dc"]}
+    options = {"lr": 0.1, "total_itrs": 30, "data_root": "<script>", "run": facts}
+    tracker.text("options", {"command": "python main.py", **options})
+    tell(tracker)
+    tracker.scalars(30, {"loss": float("inf")})
+    tracker.scalars(30, {SCORE: 0.25, "Overall Acc": 0.875})
+    tracker.close()
 
     assert "run/1" not in server.post("env_state")
     windows = server.windows("run_1")
-    assert curve(windows["Loss"]) == ([10, 20, 30], [0.3, 0.15, 0.1])
-    assert curve(windows["Learning rate"])[1] == pytest.approx([0.1, 0.2, 0.3])
-    assert curve(windows["Training speed"])[1] == [40, 40, 40]
-    scores = windows["Validation"]
-    assert [trace["name"] for trace in scores["content"]["data"]] == ["Mean IoU", "Overall Acc"]
-    assert curve(scores, 0) == ([20, 30], [0.25, 0.5])
-    assert curve(scores, 1) == ([20, 30], [0.75, 0.875])
-    assert scores["content"]["layout"]["xaxis"]["title"] == "step"
+    assert list(windows) == ALL  # made in reading order
+    assert curve(windows["Loss"], "train") == ([10, 20, 30], [2.0, 1.0, None])
+    assert curve(windows["Loss"], "validation") == ([20], [1.5])
+    assert len(curve(windows["Loss"], "train, smoothed")[0]) == 3
+    assert curve(windows["Learning rate"], "backbone") == ([10, 20], [0.01, 0.005])
+    assert curve(windows["Speed"], "images/s") == ([10, 20], [40, 44])
+    assert curve(windows["Validation"], "mIoU") == ([20, 30], [0.5, 0.25])
+    assert curve(windows["Validation"], "best") == ([20], [0.5])
+    (bars,) = windows["Class IoU"]["content"]["data"]
+    assert bars["y"] == ["&lt;img src=x onerror=aler…", "road"]  # from below; long ones are cut
+    assert bars["x"] == [0.25, 0.5] and bars["marker"]["color"] == ["#1478dc", "#c81e3c"]
+    assert "1 absent" in windows["Class IoU"]["content"]["layout"]["title"]["text"]
+    (heat,) = windows["Confusion"]["content"]["data"]
+    assert heat["z"] == [[85.71, 14.29], [40, 60]]
+    assert windows["Confusion"]["content"]["layout"]["yaxis"]["autorange"] == "reversed"
+    for name in ("Status", "Samples", "Options"):
+        assert "<img src=x" not in windows[name]["content"]
+    assert "finished" in windows["Status"]["content"] and "30 / 30" in windows["Status"]["content"]
+    assert "&lt;script&gt;" in windows["Options"]["content"]
+    samples = windows["Samples"]["content"]
+    assert "&lt;img src=x" in samples and "mIoU 0.500, 10.0 % wrong" in samples
+    source = samples.split("data:image/jpeg;base64,")[3].split('"')[0]  # the prediction
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(source))).convert("RGB"))
+    # The image is black, so 60 % of the class's color.
+    assert np.abs(picture[20, 5].astype(int) - (120, 18, 36)).max() <= 8
 
-    table = windows["classes"]
-    assert "&lt;b&gt;road&lt;/b&gt;" in table["content"] and "<b>" not in table["content"]
-    assert "0.9877" in table["content"] and "1,234,567" in table["content"]
-    assert table["title"] == "classes (step 30)"
-    assert "&lt;script&gt;" in windows["options"]["content"]
 
-    shown = decode(windows["sample 1"])
-    assert shown.shape == image.shape
-    assert np.abs(shown[30, 80].astype(int) - (250, 120, 10)).max() <= 6  # JPEG
-    assert np.array_equal(decode(windows["confusion"]), image)  # PNG
+def test_every_trace_has_a_name_and_no_line_more_than_2000_points(
+    server: Server, tmp_path: Path
+) -> None:
+    def past(tracker: Any) -> None:
+        for step in range(1, 9001):
+            tracker.scalars(step, {"loss": step / 2, "lr": 0.1, "images/s": 4.0})
+
+    dashboard(server, "long", tmp_path, tell_past=past).close()
+    windows = server.windows("long")
+    traces = [t for w in windows.values() if w["type"] == "plot" for t in w["content"]["data"]]
+    assert all(trace["name"] for trace in traces)
+    assert max(len(trace["x"]) for trace in traces) <= 2000
+    x, y = curve(windows["Loss"], "train")
+    assert len(x) >= 1000 and (x[0], x[-1]) == (1, 9000)
+    assert y == [step / 2 for step in x]
+    assert len(set(np.diff(x[:-1]))) == 1
 
 
 def test_predecessors_methods(server: Server) -> None:
     vis = Visualizer(port=str(server.port), env="methods", id="a")
     vis.vis_scalar("Loss", 1, 0.5)
-    vis.vis_scalar("Loss", [2, 3], [0.25, 0.125], opts={"ylabel": "cross entropy"})
+    vis.vis_scalar("Loss", [2, 3], [0.25, float("nan")], opts={"ylabel": "cross entropy"})
     vis.vis_image("picture", np.full((3, 8, 9), 0.5, np.float32))
     vis.vis_table("[Val] Class IoU", {"road": 0.5, 7: "x & y"})
-    vis.close(10)
+    vis.close(15)
     windows = server.windows("methods")
-    assert curve(windows["[a]Loss"]) == ([1, 2, 3], [0.5, 0.25, 0.125])
-    assert decode(windows["[a]picture"]).shape == (8, 9, 3)
+    loss = windows["[a]Loss"]["content"]
+    assert (loss["data"][0]["x"], loss["data"][0]["y"]) == ([1, 2, 3], [0.5, 0.25, None])
+    assert loss["layout"]["yaxis"]["title"] == "cross entropy"
+    assert windows["[a]picture"]["content"]["src"].startswith("data:image/png")
     assert "x &amp; y" in windows["[a][Val] Class IoU"]["content"]
 
 
-def test_values_that_are_not_finite_are_gaps(server: Server) -> None:
-    tracker = Visualizer(server.port, env="gaps")
-    for step, loss in enumerate((1.0, float("nan"), float("inf"), 0.5)):
-        tracker.scalars(step, {"loss": loss})
-    tracker.scalars(0, {"Mean IoU": 0.5, "Overall Acc": 0.5})
-    tracker.scalars(3, {"Mean IoU": None, "Overall Acc": 0.75})
-    tracker.table("classes", 3, [{"class": "road", "IoU": float("nan")}])
-    tracker.close(10)
-    windows = server.windows("gaps")
-    assert curve(windows["Loss"])[1] == [1.0, None, None, 0.5]
-    assert curve(windows["Validation"], 0)[1] == [0.5, None]
-    assert "nan" not in windows["classes"]["content"]
-
-
-def test_long_curves_are_thinned(server: Server) -> None:
-    history = [{"step": step, "loss": step / 2} for step in range(1, 9001)]
-    tracker = Visualizer(server.port, env="long", history=history)
-    tracker.close(10)
-    x, y = curve(server.windows("long")["Loss"])
-    assert 1000 <= len(x) <= 2000
-    assert (x[0], x[-1]) == (1, 9000)
-    assert y == [step / 2 for step in x]
-
-
-def test_wide_images_are_shown_smaller(server: Server) -> None:
-    tracker = Visualizer(server.port, env="wide")
-    tracker.image("sample", 1, np.zeros((100, 2400, 3), np.uint8))
-    tracker.close(10)
-    assert decode(server.windows("wide")["sample"]).shape == (50, 1200, 3)
-
-
-def test_resumed_run_continues_its_curves(server: Server) -> None:
-    history = [
-        {"step": 1, "loss": 4.0},
-        {"step": 2, "loss": None},
-        {"step": 2, "Mean IoU": 0.5},
-        {"step": 2, "table": "classes", "rows": [{"class": "road", "IoU": None}]},
-    ]
-    tracker = Visualizer(server.port, env="resumed", history=history)
-    tracker.scalars(3, {"loss": 1.0})
-    tracker.close(10)
-    windows = server.windows("resumed")
-    assert curve(windows["Loss"]) == ([1, 2, 3], [4.0, None, 1.0])
-    assert curve(windows["Validation"]) == ([2], [0.5])
-    assert "road" in windows["classes"]["content"]
-
-
-def test_no_server_is_one_warning_and_no_wait(capfd: pytest.CaptureFixture[str]) -> None:
-    tracker = Visualizer(free_port(), env="none")
-    begin = time.perf_counter()
-    for step in range(100):
-        tracker.scalars(step, {"loss": 1.0})
-        tracker.image("sample", step, np.zeros((32, 32, 3), np.uint8))
-    assert time.perf_counter() - begin < 1
-    time.sleep(0.5)  # several tries
-    begin = time.perf_counter()
-    tracker.close()
-    assert time.perf_counter() - begin < 4
-    output = capfd.readouterr()
-    assert output.out == ""
-    assert len(output.err.splitlines()) == 1
-    assert "no Visdom server" in output.err and "-bind_local" in output.err
-
-
 def test_server_that_comes_later_gets_everything(
-    tmp_path: Path, said: Callable[[], list[str]]
+    needs_visdom: None, tmp_path: Path, said: Callable[[], list[str]]
 ) -> None:
     server = Server(tmp_path)
-    tracker = Visualizer(server.port, env="late")
-    tracker.scalars(1, {"loss": 1.0})
+    tracker = dashboard(server, "late", tmp_path)
+    tell(tracker)
     wait_for(said)
     server.start()
     try:
-        wait_for(lambda: "Loss" in (server.windows("late") or {}))
+        wait_for(lambda: has_all(server, "late"))
         tracker.close()
     finally:
         server.stop()
-    assert len(said()) == 1
+    missing, connected = said()
+    assert "utils.visualizer serve" in missing and "connected again" in connected
 
 
-def test_restarted_server_gets_everything_again(own_server: Server) -> None:
-    tracker = Visualizer(own_server.port, env="again")
-    tracker.text("options", {"lr": 0.01})
-    for step in range(5):
-        tracker.scalars(step, {"loss": float(step)})
-    wait_for(lambda: {"Loss", "options"} <= (own_server.windows("again") or {}).keys())
+def test_restarted_server_gets_everything_again(own_server: Server, tmp_path: Path) -> None:
+    tracker = dashboard(own_server, "again", tmp_path / "run")
+    tell(tracker)
+    wait_for(lambda: has_all(own_server, "again"))
     own_server.stop()
-    tracker.scalars(5, {"loss": 5.0})
+    (tmp_path / "again.json").unlink(missing_ok=True)  # what it had saved by then
+    tracker.scalars(21, {"loss": 0.5})
     own_server.start()
-    tracker.scalars(6, {"loss": 6.0})
-    wait_for(lambda: {"Loss", "options"} <= (own_server.windows("again") or {}).keys())
-    tracker.close(10)
-    assert curve(own_server.windows("again")["Loss"])[0] == [0, 1, 2, 3, 4, 5, 6]
+    wait_for(lambda: has_all(own_server, "again"))
+    tracker.close()
+    assert curve(own_server.windows("again")["Loss"], "train")[0] == [10, 20, 21]
 
 
-def test_restart_between_two_requests_is_noticed(server: Server) -> None:
-    tracker = Visualizer(server.port, env="idle")
-    tracker.text("options", {"lr": 0.01})
-    tracker.scalars(1, {"loss": 1.0})
-    wait_for(lambda: {"Loss", "options"} <= (server.windows("idle") or {}).keys())
-    server.post("close", win=None, eid="idle")  # an empty environment is all one sees of a restart
-    wait_for(lambda: {"Loss", "options"} <= (server.windows("idle") or {}).keys())
-    tracker.close(10)
-    assert curve(server.windows("idle")["Loss"])[0] == [1]
+def test_restart_in_which_nothing_was_sent_is_noticed(own_server: Server, tmp_path: Path) -> None:
+    tracker = dashboard(own_server, "stale", tmp_path / "run")
+    tell(tracker)
+    wait_for(lambda: (tmp_path / "stale.json").exists())
+    tracker.scalars(21, {"loss": 0.5})  # is not in the file
+    wait_for(lambda: curve(own_server.windows("stale")["Loss"], "train")[0] == [10, 20, 21])
+    own_server.stop()
+    own_server.start()  # with the windows of the file
+    wait_for(lambda: curve(own_server.windows("stale")["Loss"], "train")[0] == [10, 20, 21])
+    tracker.close()
+
+
+def test_environment_that_was_cleared_is_filled_again(server: Server, tmp_path: Path) -> None:
+    tracker = dashboard(server, "cleared", tmp_path)
+    tell(tracker)
+    wait_for(lambda: has_all(server, "cleared"))
+    server.post("close", win=None, eid="cleared")
+    wait_for(lambda: has_all(server, "cleared"))
+    tracker.close()
+
+
+def test_run_that_is_over_survives_a_restart_of_the_server(
+    own_server: Server, tmp_path: Path
+) -> None:
+    tracker = dashboard(own_server, "over", tmp_path / "run")
+    tell(tracker)
+    wait_for(lambda: (tmp_path / "over.json").exists())  # after the validation
+    tracker.close()
+    own_server.stop()
+    own_server.start()
+    assert has_all(own_server, "over")
+    assert "null" != (tmp_path / "over.json").read_text()
+
+
+def test_show_sends_a_run_that_is_over(
+    server: Server, tmp_path: Path, said: Callable[[], list[str]]
+) -> None:
+    folder = tmp_path / "model_data_os16"
+    record = History(folder / "history.jsonl", resume_step=None)
+    facts = {"class_names": NAMES, "colors": ["#c81e3c", "#1478dc", "#000000"]}
+    record.text("options", {"total_itrs": 20, "run": facts})
+    tell(record)
+    record.close()
+    assert main(["show", str(folder), "--port", str(server.port)]) == 0
+    env = env_of_run(folder)
+    assert env.startswith("model_data_os16_")
+    assert has_all(server, env)
+    assert "finished" in server.windows(env)["Status"]["content"]
+    assert "mIoU 0.500" in server.windows(env)["Samples"]["content"]
+    assert main(["show", str(folder), str(tmp_path), "--port", str(server.port)]) == 2
+    assert "no run in" in said()[-1]
+    assert main(["show", str(folder), "--port", str(free_port())]) == 1
+
+
+def test_environment_of_a_run_is_its_own_and_stays(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    env = env_of_run(one, start="2026-11-24_150907")
+    assert env == "one_2026-11-24_150907"
+    assert env_of_run(one) == env  # a resumed run
+    assert env_of_run(two) != env and env_of_run(two).startswith("two_2")
+    assert env_of_run(one, given="mine") == "mine" == env_of_run(one)
+    assert env_of_run(one, given="a/b#c") == "a_b_c"
 
 
 def test_frozen_server_holds_nobody_up(
-    own_server: Server, monkeypatch: pytest.MonkeyPatch, said: Callable[[], list[str]]
+    own_server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    said: Callable[[], list[str]],
 ) -> None:
     monkeypatch.setattr(sender, "REQUEST_SECONDS", 0.5)
-    tracker = Visualizer(own_server.port, env="frozen")
-    tracker.scalars(1, {"loss": 1.0})
-    wait_for(lambda: "Loss" in (own_server.windows("frozen") or {}))
-    os.kill(own_server.process.pid, signal.SIGSTOP)
+    tracker = dashboard(own_server, "frozen", tmp_path / "run")
+    wait_for(lambda: "Options" in (own_server.windows("frozen") or {}))
+    own_server.signal(signal.SIGSTOP)
     try:
         slowest = 0.0
         for step in range(2, 50):
@@ -283,26 +260,12 @@ def test_frozen_server_holds_nobody_up(
             tracker.scalars(step, {"loss": 1.0})
             slowest = max(slowest, time.perf_counter() - begin)
         assert slowest < 0.5
-        wait_for(said, seconds=5)
-        monkeypatch.setattr(sender, "REQUEST_SECONDS", 30.0)
-        tracker.scalars(50, {"loss": 1.0})
-        time.sleep(1)
+        wait_for(lambda: len(said()) == 2)
         begin = time.perf_counter()
-        tracker.close(limit=1.0)
-        assert time.perf_counter() - begin < 1.5
-        assert len(said()) == 1
+        assert not tracker.finish(limit=1.0)
+        assert time.perf_counter() - begin < 2
     finally:
-        os.kill(own_server.process.pid, signal.SIGCONT)
-
-
-def test_window_that_cannot_be_shown_is_said_once(
-    server: Server, tmp_path: Path, said: Callable[[], list[str]]
-) -> None:
-    tracker = Visualizer(server.port, env="broken")
-    for step in range(3):
-        tracker.figure("curves", step, tmp_path / "absent.png")
-        time.sleep(0.1)
-    tracker.scalars(1, {"loss": 1.0})
-    tracker.close(10)
-    assert len(said()) == 1 and "'curves'" in said()[0]
-    assert "Loss" in server.windows("broken")
+        own_server.signal(signal.SIGCONT)
+    _, silent, end = said()
+    assert "did not answer within 0.5 s; trying on" in silent
+    assert f"python -m utils.visualizer show {tmp_path / 'run'}" in end
