@@ -50,6 +50,5 @@ def voc_args(tiny_voc: Path, tmp_path: Path) -> Callable[..., list[str]]:
 
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs without curves.png and confusion.png, which take as long as a few tiny steps."""
-    for name in ("save_curves", "save_confusion"):
-        monkeypatch.setattr(f"utils.visualizer.figures.{name}", lambda *_: None)
+    """Runs without the files that show it, which take as long as a few tiny steps."""
+    monkeypatch.setattr("utils.training.report.save_views", lambda folder: None)

@@ -27,6 +27,9 @@ def test_training_leaves_what_the_manual_says(voc_args: Args, tmp_path: Path, ca
         "history.jsonl",
         "curves.png",
         "confusion.png",
+        "confusion.csv",
+        "history.csv",
+        "report.html",
         "samples",
         "results",
     }

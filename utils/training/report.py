@@ -27,10 +27,10 @@ from utils.visualizer import (
     Trackers,
     ValidatedSample,
     env_of_run,
-    figures,
     history,
     image_scores,
     pictures,
+    save_views,
     tolerate_write_errors,
 )
 
@@ -171,10 +171,7 @@ def report_validation(
     trackers.samples(step, selection.samples(), run.data.class_names, palette)
     if not run.opts.run.test_only:
         with tolerate_write_errors():
-            figures.save_curves(history.read(run.files.history), folder / "curves.png")
-            figures.save_confusion(
-                metrics.confusion, run.data.class_names, folder / "confusion.png"
-            )
+            save_views(folder)
 
 
 def run_facts(run: Run) -> dict[str, object]:

@@ -7,3 +7,4 @@ from .record import Record
 from .samples import SampleSelection, ValidatedSample, image_scores
 from .terminal import Progress, plain_warnings
 from .trackers import Tracker, Trackers, tolerate_write_errors
+from .views import save_views

@@ -1,8 +1,9 @@
-"""The dashboard's server, and runs shown again.
+"""The dashboard's server, and runs shown again or beside each other.
 
 python -m utils.visualizer serve                     # a Visdom server on this machine
 python -m utils.visualizer assets                    # the files of its page, once, with npm
 python -m utils.visualizer show RUN_DIR [RUN_DIR...] # send finished or running runs to it
+python -m utils.visualizer compare RUN_DIR RUN_DIR ... --output FILE.html   # as one page
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from utils.runtime.console import say
 from . import server
 from .dashboard import Dashboard, env_of_run
 from .record import Record
+from .report import save_comparison
 from .sender import DEFAULT_PORT
 
 
@@ -43,6 +45,9 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("assets", help="get the files of the server's page")
     showing = commands.add_parser("show", parents=[with_port], help="send runs to the server")
     showing.add_argument("folders", nargs="+", type=Path, metavar="RUN_DIR")
+    comparing = commands.add_parser("compare", help="write one page that shows several runs")
+    comparing.add_argument("folders", nargs="+", type=Path, metavar="RUN_DIR")
+    comparing.add_argument("--output", type=Path, default=Path("compare.html"), metavar="FILE")
     return program
 
 
@@ -58,6 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             case "show":
                 sent = [show(folder, port=arguments.port) for folder in arguments.folders]
                 return 0 if all(sent) else 1
+            case "compare":
+                save_comparison(arguments.folders, arguments.output)
+                say(f"comparison: {arguments.output}")
     except (ValueError, OSError) as error:
         say(f"utils.visualizer: error: {error}", error=True)
         return 2

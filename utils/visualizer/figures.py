@@ -12,14 +12,21 @@ import numpy as np
 
 from utils.runtime.files import write_bytes
 
-from .history import series, validation_keys
+from . import colors
+from .history import SCORE, series
 
 if TYPE_CHECKING:  # matplotlib is slow to import, so it is imported where it draws
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
 DPI = 100  # a point of a font size is then 1.4 pixels, so that the sizes below are legible
-ABSENT_GRAY = "#d9d9d9"
+SHOWN_RATES = (("lr", "head", colors.TRAIN), ("lr backbone", "backbone", colors.REST))
+FEW = 20  # points of a curve that need no smoothing
+SHOWN_SCORES = (  # key, label, color, line
+    (SCORE, "mean IoU", colors.TRAIN, "-"),
+    ("Overall Acc", "pixel accuracy", colors.REST, ":"),
+)
 
 
 def _new_figure(width: float, height: float) -> Figure:
@@ -50,75 +57,100 @@ def smooth(values: Sequence[float], *, span: float) -> np.ndarray:
     return result
 
 
-def save_curves(history: Sequence[Mapping], path: str | Path) -> None:
-    """Plot losses, validation scores and learning rate over the steps, as a PNG of 1000 x 1000."""
+def save_curves(history: Sequence[Mapping], path: str | Path, *, title: str = "") -> None:
+    """Plot losses, validation scores and learning rates over the steps, as a PNG of 1000 x 1000.
+
+    `title` names the run.
+    """
     figure = _new_figure(10, 10)
     figure.set_layout_engine("constrained", h_pad=0.12, w_pad=0.15)
+    title_text = figure.suptitle(
+        _short(title, 90), fontsize=11, color=colors.REST, x=0.02, ha="left"
+    )
+    title_text.set_parse_math(False)
     loss_axes, score_axes, lr_axes = figure.subplots(
         3, 1, sharex=True, gridspec_kw={"height_ratios": (4, 4, 2)}
     )
-    _draw_loss(loss_axes, *series(history, "loss"))
-    _draw_validation_loss(loss_axes, *series(history, "validation loss"))
+    _draw_loss(loss_axes, history)
     _draw_scores(score_axes, history)
-    steps, rates = series(history, "lr")
-    _draw_line(lr_axes, steps, rates, label="learning rate", color="tab:purple")
-    for axes, title in (
-        (loss_axes, "Loss"),
-        (score_axes, "Validation"),
-        (lr_axes, "Learning rate"),
-    ):
-        _finish(axes, title)
+    _draw_rates(lr_axes, history)
+    for axes, name in ((loss_axes, "Loss"), (score_axes, "Validation"), (lr_axes, "Learning rate")):
+        _finish(axes, name)
     last = max((entry["step"] for entry in history), default=0)
     lr_axes.set_xlim(0, max(last, 1) * 1.02)
     lr_axes.set_xlabel("step", fontsize=11)
     _save(figure, Path(path))
 
 
+def _short(text: str, length: int) -> str:
+    """The text; if it is longer than `length`, without its middle."""
+    if len(text) <= length:
+        return text
+    return f"{text[: length // 2 - 1]}..{text[len(text) - (length - length // 2 - 1) :]}"
+
+
 def _draw_line(
-    axes: Axes, steps: Sequence[int], values: Sequence[float], *, label: str, color: str
+    axes: Axes,
+    steps: Sequence[int],
+    values: Sequence[float],
+    *,
+    label: str,
+    color: str,
+    style: str = "-",
 ) -> None:
     # Without a marker, a single point or one between two gaps is invisible.
     marker = "o" if len(steps) <= 60 else None
-    axes.plot(steps, values, label=label, color=color, marker=marker, markersize=4, linewidth=1.8)
+    axes.plot(
+        steps, values, style, label=label, color=color, marker=marker, markersize=4, linewidth=1.8
+    )
 
 
-def _draw_loss(axes: Axes, steps: Sequence[int], values: Sequence[float]) -> None:
-    if len(steps) < 20:
-        _draw_line(axes, steps, values, label="loss", color="tab:blue")
+def _draw_loss(axes: Axes, history: Sequence[Mapping]) -> None:
+    steps, values = series(history, "loss")
+    if len(steps) < FEW:
+        _draw_line(axes, steps, values, label="training", color=colors.TRAIN)
     else:
-        axes.plot(steps, values, color="tab:blue", alpha=0.35, linewidth=0.9, label="loss")
+        axes.plot(steps, values, color=colors.TRAIN, alpha=0.3, linewidth=0.9)
         smoothed = smooth(values, span=max(5, len(values) / 30))
-        axes.plot(steps, smoothed, color="tab:blue", linewidth=2.2, label="loss, smoothed")
-        axes.legend(loc="upper right", fontsize=10)
-    finite = [value for value in values if math.isfinite(value)]
+        axes.plot(steps, smoothed, color=colors.TRAIN, linewidth=2.2, label="training, smoothed")
+    val_steps, val_values = series(history, "validation loss")
+    if val_steps:
+        _draw_line(axes, val_steps, val_values, label="validation", color=colors.VALIDATION)
+    finite = [value for value in (*values, *val_values) if math.isfinite(value)]
+    if not finite:
+        return
     # A linear axis would show little but an early spike.
-    if finite and min(finite) > 0 and max(finite) > 50 * min(finite):
+    if min(finite) > 0 and max(finite) > 50 * min(finite):
         axes.set_yscale("log")
-
-
-def _draw_validation_loss(axes: Axes, steps: Sequence[int], values: Sequence[float]) -> None:
-    if steps:
-        axes.plot(
-            steps, values, color="tab:orange", marker="o", markersize=4, label="validation loss"
-        )
-        axes.legend(loc="upper right", fontsize=10)
+    elif min(finite) >= 0:
+        axes.set_ylim(bottom=0)
 
 
 def _draw_scores(axes: Axes, history: Sequence[Mapping]) -> None:
-    highest = 0.0
-    for index, key in enumerate(validation_keys(history)):
+    """Mean IoU with its best value and pixel accuracy; the other scores are in history.csv."""
+    for key, label, color, style in SHOWN_SCORES:
         steps, values = series(history, key)
-        finite = [(step, value) for step, value in zip(steps, values, strict=True)]
-        finite = [pair for pair in finite if math.isfinite(pair[1])]
-        label = f"{key}: {finite[-1][1]:.3f}" if finite else f"{key}: none yet"
-        _draw_line(axes, steps, values, label=label, color=f"C{index % 10}")
-        highest = max([highest, *(abs(value) for _, value in finite)])
-    if axes.lines:
-        axes.legend(
-            loc="upper left", bbox_to_anchor=(0, -0.03), ncols=3, fontsize=10, frameon=False
-        )
-    if highest <= 1:
-        axes.set_ylim(0, 1.02)
+        if not steps:
+            continue
+        finite = [value for value in values if math.isfinite(value)]
+        label += f", last {finite[-1]:.3f}" if finite else ", none yet"
+        _draw_line(axes, steps, values, label=label, color=color, style=style)
+        if key == SCORE and finite:
+            best = int(np.nanargmax(values))
+            label = f"best, {values[best]:.3f} at step {steps[best]:,}"
+            axes.plot(steps[best], values[best], "*", color=colors.BEST, markersize=15, label=label)
+    axes.set_ylim(0, 1.02)
+
+
+def _draw_rates(axes: Axes, history: Sequence[Mapping]) -> None:
+    for key, label, color in (
+        ("lr", "head", colors.TRAIN),
+        ("lr backbone", "backbone", colors.REST),
+    ):
+        steps, rates = series(history, key)
+        if steps:
+            _draw_line(axes, steps, rates, label=label, color=color)
+    axes.set_ylim(bottom=0)
 
 
 def _finish(axes: Axes, title: str) -> None:
@@ -128,9 +160,14 @@ def _finish(axes: Axes, title: str) -> None:
     axes.tick_params(labelsize=10)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
+    if len(axes.lines):  # beside the title, where it covers nothing
+        axes.legend(
+            loc="lower right", bbox_to_anchor=(1, 1), ncols=3, fontsize=10, frameon=False,
+            borderaxespad=0.1,
+        )  # fmt: skip
     if not any(np.isfinite(line.get_ydata()).any() for line in axes.lines):
         axes.text(
             0.5, 0.5, "no values yet", transform=axes.transAxes, ha="center", color="gray",
@@ -138,67 +175,78 @@ def _finish(axes: Axes, title: str) -> None:
         )  # fmt: skip
 
 
-def save_confusion(counts: np.ndarray, class_names: Sequence[str], path: str | Path) -> None:
+def save_confusion(
+    counts: np.ndarray, class_names: Sequence[str], path: str | Path, *, title: str = ""
+) -> None:
     """Draw a confusion matrix as a PNG, in percent of each row's pixels.
+
+    Classes that occur neither in the ground truth nor in the predictions are left out.
 
     Args:
         counts: pixels, int64 (k, k); row: ground truth, column: prediction.
-        class_names: k names; classes without ground truth are gray and marked as absent.
+        class_names: k names; rows without ground truth are left out, too.
         path: the PNG; it is larger for more classes, so that the numbers stay legible.
+        title: names the run.
     """
-    counts = np.asarray(counts)
-    k = len(class_names)
+    counts, k = np.asarray(counts), len(class_names)
     if counts.shape != (k, k):
         raise ValueError(
             f"confusion counts are {counts.shape}; for {k} class names they must be ({k}, {k})"
         )
-    totals = counts.sum(axis=1, keepdims=True)
-    absent = totals[:, 0] == 0
-    percent = np.where(absent[:, None], np.nan, 100 * counts / np.maximum(totals, 1))
+    totals = counts.sum(axis=1)
+    rows, columns = np.flatnonzero(totals), np.flatnonzero((totals > 0) | (counts.sum(axis=0) > 0))
+    percent = 100 * counts[np.ix_(rows, columns)] / totals[rows, None]
+    names = [_short(name, 24) for name in class_names]
 
-    cell = 0.62 if k <= 12 else 0.42  # inches
-    row_names = [
-        f"{name} (absent)" if gone else name for name, gone in zip(class_names, absent, strict=True)
-    ]
-    labels = 0.6 + 0.085 * max(len(name) for name in row_names)
-    side = cell * max(k, 5)
-    width, height = labels + side + 1.2, 0.75 + side + labels
+    cell = 0.62 if len(columns) <= 12 else 0.42  # inches
+    labels = 0.7 + 0.078 * max((len(names[i]) for i in columns), default=0)
+    size = (cell * max(len(columns), 5), cell * max(len(rows), 3))
+    width, height = labels + size[0] + 1.2, 1.0 + size[1] + labels
     figure = _new_figure(width, height)
-    axes = figure.add_axes((labels / width, labels / height, side / width, side / height))
-    bar_axes = figure.add_axes(
-        ((labels + side + 0.2) / width, labels / height, 0.2 / width, side / height)
-    )
-    axes.set_facecolor(ABSENT_GRAY)
-    shown = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100, aspect="auto")
-    bar = figure.colorbar(shown, cax=bar_axes)
-    bar.set_label("% of the row's pixels", fontsize=10)
-    _write_percents(axes, percent, decimals=1 if k <= 12 else 0)
-    _label_classes(axes, row_names, class_names, absent)
+    box = (labels / width, labels / height, size[0] / width, size[1] / height)
+    axes = figure.add_axes(box)
+    bar_axes = figure.add_axes((box[0] + box[2] + 0.2 / width, box[1], 0.2 / width, box[3]))
+    absent = "" if len(rows) == k else f"; {k - len(rows)} of {k} classes do not occur"
+    figure.text(
+        0.15 / width, 1 - 0.3 / height, _short(title, int(12 * width)), fontsize=10,
+        color=colors.REST, parse_math=False,
+    )  # fmt: skip
+    axes.set_title(f"Confusion matrix{absent}", loc="left", fontsize=12, fontweight="bold")
+    if rows.size:
+        shown = axes.imshow(percent, cmap=_heat(), vmin=0, vmax=100, aspect="auto")
+        figure.colorbar(shown, cax=bar_axes).set_label("% of the row's pixels", fontsize=10)
+        _write_percents(axes, percent, decimals=1 if len(columns) <= 12 else 0)
+    else:
+        bar_axes.remove()
+        axes.text(0.5, 0.5, "no labeled pixels", transform=axes.transAxes, ha="center")
+    _label_classes(axes, [names[i] for i in rows], [names[i] for i in columns])
     _save(figure, Path(path))
+
+
+def _heat() -> Colormap:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("heat", colors.HEAT)
 
 
 def _write_percents(axes: Axes, percent: np.ndarray, *, decimals: int) -> None:
     smallest = 0.5 * 10**-decimals  # cells that would be 0 stay empty
-    for row, column in zip(*np.nonzero(np.nan_to_num(percent) >= smallest), strict=True):
+    for row, column in zip(*np.nonzero(percent >= smallest), strict=True):
         value = percent[row, column]
         text = "100" if value > 100 - smallest else f"{value:.{decimals}f}"
-        color = "white" if value > 55 else "black"
+        color = "white" if value > 45 else "black"
         axes.text(column, row, text, ha="center", va="center", fontsize=9, color=color)
 
 
-def _label_classes(
-    axes: Axes, row_names: Sequence[str], class_names: Sequence[str], absent: np.ndarray
-) -> None:
-    ticks = range(len(class_names))
+def _label_classes(axes: Axes, row_names: Sequence[str], column_names: Sequence[str]) -> None:
     # With parse_math, a "$" in a name would begin a formula.
-    axes.set_yticks(ticks, row_names, fontsize=10, parse_math=False)
-    axes.set_xticks(ticks, class_names, fontsize=10, rotation=90, parse_math=False)
-    for label, gone in zip(axes.get_yticklabels(), absent, strict=True):
-        label.set_color("gray" if gone else "black")
-    axes.set_xticks(np.arange(len(class_names) + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(len(class_names) + 1) - 0.5, minor=True)
+    axes.set_yticks(range(len(row_names)), row_names, fontsize=10, parse_math=False)
+    axes.set_xticks(
+        range(len(column_names)), column_names, fontsize=10, rotation=90, parse_math=False
+    )
+    axes.set_xticks(np.arange(len(column_names) + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(row_names) + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="white", linewidth=1)
     axes.tick_params(which="minor", length=0)
-    axes.set_title("Confusion matrix", loc="left", fontsize=13, fontweight="bold")
     axes.set_xlabel("prediction", fontsize=11)
     axes.set_ylabel("ground truth", fontsize=11)

@@ -51,6 +51,13 @@ class Record:
         return self.options.get("run", {})
 
     @property
+    def title(self) -> str:
+        """The run in a line: its name, and when it began."""
+        name = self.facts.get("name") or self.folder.resolve().name
+        started = str(self.facts.get("started", ""))[:16].replace("T", " ")
+        return f"{name}, {started}" if started else str(name)
+
+    @property
     def class_names(self) -> list[str]:
         """The names of the network's outputs; none before an older run's first validation."""
         if names := self.facts.get("class_names"):

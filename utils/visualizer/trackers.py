@@ -88,8 +88,11 @@ class Trackers:
 
 @contextmanager
 def tolerate_write_errors() -> Iterator[None]:
-    """Go on after a write error, mostly a full disk, and print what could not be written."""
+    """Go on after an error in writing, mostly a full disk, and print what could not be written.
+
+    A ValueError says that somebody has damaged the files of the run.
+    """
     try:
         yield
-    except OSError as error:
+    except (OSError, ValueError) as error:
         say(f"could not write: {error}; the run continues", error=True)

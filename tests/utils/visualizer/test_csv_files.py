@@ -1,0 +1,67 @@
+"""history.csv and confusion.csv, read as a stranger's program reads them."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from utils.visualizer import SCORE
+from utils.visualizer.csv_files import save_confusion_csv, save_history_csv
+
+HISTORY = [
+    {"step": 5, "loss": 3.0, "lr backbone": 0.1, "images/s": 7.0},
+    {"step": 10, "wall time": 4.5, "loss": 2.0, "lr backbone": 0.05, "images/s": 8.0},
+    {"step": 10, "wall time": 9.5, SCORE: 0.25, "validation loss": 1.5},
+    {"step": 10, "table": "classes", "rows": [{"class": "road, wet", "IoU": 0.25}]},
+    {
+        "step": 10,
+        "table": "confusion",
+        "class_names": ["road, wet", "sky"],
+        "rows": [[1, 2], [0, 9]],
+    },
+    {"step": 20, "loss": 1.0},
+    {"step": 20, SCORE: None, "validation loss": 1.0},
+    {"step": 20, "table": "classes", "rows": [{"class": "road, wet", "IoU": None}]},
+    {
+        "step": 20,
+        "table": "confusion",
+        "class_names": ["road, wet", "sky"],
+        "rows": [[3, 4], [0, 9]],
+    },
+]
+
+
+def read(path: Path) -> list[list[str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def test_a_row_for_each_validation(tmp_path: Path) -> None:
+    save_history_csv(HISTORY, tmp_path / "h.csv")
+    head, first, second = read(tmp_path / "h.csv")
+    one, two = dict(zip(head, first, strict=True)), dict(zip(head, second, strict=True))
+    assert one == {
+        "step": "10",
+        "wall_time": "9.5",
+        "loss": "2.0",
+        "lr_backbone": "0.05",
+        "images_s": "8.0",
+        "mean_iou_classes_in_ground_truth": "0.25",
+        "validation_loss": "1.5",
+        "iou_road_wet": "0.25",
+    }
+    assert (two["step"], two["loss"], two["iou_road_wet"]) == ("20", "1.0", "")
+
+
+def test_the_confusion_of_the_last_validation(tmp_path: Path) -> None:
+    save_confusion_csv(HISTORY, tmp_path / "c.csv")
+    assert read(tmp_path / "c.csv") == [
+        ["ground truth", "road, wet", "sky"],
+        ["road, wet", "3", "4"],
+        ["sky", "0", "9"],
+    ]
+
+
+def test_a_history_without_validations(tmp_path: Path) -> None:
+    save_history_csv(HISTORY[:1], tmp_path / "h.csv")
+    assert read(tmp_path / "h.csv") == [["step"]]

@@ -1,0 +1,186 @@
+"""What the page's script is given: curves, and the validations that a run keeps samples of."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..figures import smooth
+from ..history import SCORE, kept_steps, series, tables
+from ..record import Record
+from ..samples import ValidatedSample, worst_first
+from .words import score_text
+
+MAX_POINTS = 1000  # of one curve
+
+
+@dataclass
+class Pictures:
+    """The pictures of a page as data URIs, each once; `width` and `quality` limit their size."""
+
+    width: int
+    quality: int
+    uris: dict[str, int] = field(default_factory=dict)  # with their places in the list
+
+    def add(self, pixels: np.ndarray) -> int:
+        """Add an image (H, W, 3) as JPEG or class ids (H, W) as PNG; returns its place."""
+        buffer, kind = io.BytesIO(), "jpeg" if pixels.ndim == 3 else "png"
+        picture = Image.fromarray(pixels)
+        if kind == "jpeg":
+            picture.save(buffer, format="JPEG", quality=self.quality)
+        else:
+            picture.save(buffer, format="PNG", optimize=True)
+        uri = f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        return self.uris.setdefault(uri, len(self.uris))
+
+
+def _finite(values: Sequence[float], digits: int) -> list[float | None]:
+    return [round(value, digits) if math.isfinite(value) else None for value in values]
+
+
+def _curve(steps: Sequence[int], values: Sequence[float]) -> dict[str, list]:
+    if len(steps) > MAX_POINTS:
+        places = np.linspace(0, len(steps) - 1, MAX_POINTS).round().astype(int)
+        steps, values = [steps[i] for i in places], [values[i] for i in places]
+    return {"x": list(steps), "y": _finite(values, 4)}
+
+
+def curves(record: Record, *, name: str, color: str) -> dict[str, Any]:
+    """The curves of a run."""
+    steps, losses = series(record.history, "loss")
+    score_steps, scores = series(record.history, SCORE)
+    best = best_validation(record)
+    return {
+        "name": name,
+        "color": color,
+        "last": last_step(record),
+        "loss": _curve(steps, losses),
+        "smooth": _curve(steps, smooth(losses, span=max(5, len(losses) / 30)).tolist()),
+        "validation_loss": _curve(*series(record.history, "validation loss")),
+        "miou": _curve(score_steps, scores),
+        "accuracy": _curve(*series(record.history, "Overall Acc")),
+        "best": None if best is None else {"x": best[0], "y": round(best[1], 4)},
+    }
+
+
+def last_step(record: Record) -> int:
+    """The last step in the history."""
+    return max(line["step"] for line in record.history)
+
+
+def best_validation(record: Record) -> tuple[int, float] | None:
+    """Step and score of the best validation, if there is one with a score."""
+    scores = zip(*series(record.history, SCORE), strict=True)
+    defined = [(step, score) for step, score in scores if not math.isnan(score)]
+    return max(defined, key=lambda pair: pair[1], default=None)
+
+
+def hex_color(color: np.ndarray) -> str:
+    """Red, green and blue, 0..255, as "#rrggbb"."""
+    return "#" + bytes(color.tolist()).hex()
+
+
+def classes(record: Record) -> list[dict[str, Any]]:
+    """Name and color of each class."""
+    return [
+        {"name": name, "color": hex_color(color), "rgb": color.tolist()}
+        for name, color in zip(record.class_names, record.palette, strict=False)
+    ]
+
+
+def validations(record: Record, pictures: Pictures) -> list[dict[str, Any]]:
+    """The first, the best and the last validation: classes, confusion, samples."""
+    tables_by_step = tables(record.history, "classes")
+    steps, scores = series(record.history, SCORE)
+    score_of, order, found = dict(zip(steps, scores, strict=True)), list(tables_by_step), []
+    best = best_validation(record)
+    for step in kept_steps(record.history):
+        if step not in tables_by_step:
+            continue
+        names = [
+            name
+            for name, is_it in (
+                ("first", step == steps[0]),
+                ("best", best is not None and step == best[0]),
+                ("last", step == steps[-1]),
+            )
+            if is_it
+        ]
+        before = order[order.index(step) - 1] if order.index(step) else None
+        samples = [sample.scaled(pictures.width) for sample in worst_first(record.samples(step))]
+        found.append(
+            {
+                "step": step,
+                "title": f"{step:,} ({', '.join(names)}): mean IoU {score_text(score_of[step])}",
+                "classes": _class_rows(record, step, before),
+                "confusion": _confusion(record, step),
+                "samples": [_sample(sample, pictures) for sample in samples],
+                "scale": _scale_note(samples),
+            }
+        )
+    return found
+
+
+def _class_rows(record: Record, step: int, before: int | None) -> list[dict[str, Any]]:
+    by_step, colors = tables(record.history, "classes"), record.palette
+    earlier = {} if before is None else _iou(by_step[before]["rows"])
+    keys = ("IoU", "precision", "recall", "pixels")
+    rows = []
+    for row, color in zip(by_step[step]["rows"], colors, strict=False):
+        name, iou = str(row.get("class")), row.get("IoU")
+        was = earlier.get(name)
+        change = None if iou is None or was is None else round(iou - was, 4)
+        values = {key.lower(): row.get(key) for key in keys}
+        rows.append({"name": name, "color": hex_color(color), "change": change, **values})
+    return rows
+
+
+def _iou(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """The IoU of each class that occurs; None where it is not defined."""
+    return {str(row.get("class")): row.get("IoU") for row in rows if row.get("pixels")}
+
+
+def last_iou(record: Record) -> dict[str, float | None]:
+    """The IoU of each class that occurs in the last validation."""
+    lines = list(tables(record.history, "classes").values())
+    return _iou(lines[-1]["rows"]) if lines else {}
+
+
+def _confusion(record: Record, step: int) -> dict[str, Any]:
+    line = tables(record.history, "confusion").get(step)
+    if line is None:
+        return {"counts": [], "rows": [], "columns": []}
+    counts = np.array(line["rows"], np.int64)
+    truth = counts.sum(axis=1)
+    shares = counts / np.maximum(truth, 1)[:, None]
+    seen = (truth > 0) | (shares.max(axis=0) >= 0.005)  # absent classes are left out
+    rows, columns = np.flatnonzero(truth > 0).tolist(), np.flatnonzero(seen).tolist()
+    return {"counts": counts.tolist(), "rows": rows, "columns": columns}
+
+
+def _sample(sample: ValidatedSample, pictures: Pictures) -> dict[str, Any]:
+    wrong = "" if math.isnan(sample.wrong) else f", {100 * sample.wrong:.1f} % wrong"
+    return {
+        "name": sample.name,
+        "note": f"mIoU {score_text(sample.miou)}{wrong}",
+        "image": pictures.add(sample.image),
+        "target": pictures.add(sample.target),
+        "prediction": pictures.add(sample.prediction),
+    }
+
+
+def _scale_note(samples: Sequence[ValidatedSample]) -> str:
+    """How much smaller than the images the samples are."""
+    scales = sorted({round(100 * sample.scale) for sample in samples})
+    if not scales or scales[0] >= 100:
+        return ""
+    if len(scales) == 1:
+        return f"shown at {scales[0]} % of their size"
+    return f"shown at {scales[0]} to {scales[-1]} % of their size"
