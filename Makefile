@@ -6,6 +6,8 @@
 # make tables       count parameters and FLOPs of all models, and write docs/models.md
 # make visdom       a Visdom server for --enable_vis, on this machine alone; the first time it gets the
 #                   files of its page with npm
+# make gpu          is the program right and quick on this GPU? with the Python that has torch, which
+#                   needs no more than requirements.txt; nothing is installed (half an hour)
 # make install      only install, into .venv
 # make clean        delete .venv
 # make PYTHON=python3.12 ...   with another interpreter (3.11 or later)
@@ -17,7 +19,7 @@ BIN = $(VENV)/bin
 # A test's tensors are small: more threads would only wait for each other.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: train test test-all check tables visdom install clean
+.PHONY: train test test-all check tables visdom gpu install clean
 
 train: install
 	$(BIN)/python main.py @recipes/shapes.txt --overwrite
@@ -41,6 +43,9 @@ tables: install
 visdom: install
 	$(BIN)/python -m utils.visualizer assets
 	$(BIN)/python -m utils.visualizer serve
+
+gpu:
+	$(PYTHON) -m benchmarks.gpu
 
 install: $(VENV)/.installed
 

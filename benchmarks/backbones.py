@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 import timm
@@ -46,7 +47,8 @@ class Last(nn.Module):
 
 
 def ours(name: str) -> nn.Module:
-    network = create_backbone(name, output_stride=4 if name.startswith("hrnet") else 32)
+    stride = 4 if name.startswith("hrnet") else 32
+    network: nn.Sequential = create_backbone(name, output_stride=stride)
     if name.startswith("hrnet"):
         network = nn.Sequential(*list(network.children())[:-1])  # less the concatenation
     return Last(network)
@@ -58,7 +60,7 @@ def theirs(name: str) -> nn.Module:
     elif name == "legacy_xception":
         network = timm.create_model(name, features_only=True, out_indices=(4,))
     else:
-        last = len(timm.create_model(name, features_only=True).feature_info) - 1
+        last = len(cast(Any, timm.create_model(name, features_only=True)).feature_info) - 1
         network = timm.create_model(name, features_only=True, out_indices=(last,))
     return Last(network)
 
@@ -129,7 +131,7 @@ def main() -> None:
             models = (ours(name), theirs(PAIRS[name]))
             runs = [kind(m.to(memory_format=torch.channels_last), images) for m in models]
             title = "forward" if kind is forward_pass else "training"
-            print(f"{name:18}{title:10}{compare(*runs, args.rounds)}", flush=True)
+            print(f"{name:18}{title:10}{compare(runs[0], runs[1], args.rounds)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -89,31 +89,34 @@ def regions(height: int, width: int, rng: np.random.Generator, num_values: int) 
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST)
 
 
-def make_voc(root: Path, count: int) -> Path:
-    """VOC's layout with JPEGs of 500x375, quality 95."""
+def make_voc(root: Path, count: int, *, size: tuple[int, int] = (375, 500)) -> Path:
+    """VOC's layout with JPEGs of quality 95; the first also validates."""
     base, rng = root / "VOCdevkit/VOC2012", np.random.default_rng(0)
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (base / folder).mkdir(parents=True)
     names = [f"2012_{number:06}" for number in range(count)]
     for name in names:
-        image = Image.fromarray(scene(375, 500, rng, 3.0))
+        image = Image.fromarray(scene(*size, rng, 3.0))
         image.save(base / f"JPEGImages/{name}.jpg", quality=95)
-        label = Image.fromarray(regions(375, 500, rng, 21))
+        label = Image.fromarray(regions(*size, rng, 21))
         label.putpalette(rng.integers(0, 256, 768, dtype=np.uint8).tolist())
         label.save(base / f"SegmentationClass/{name}.png")
-    (base / "ImageSets/Segmentation/train.txt").write_text("\n".join(names))
+    for split, listed in (("train", names), ("val", names[:1])):
+        (base / f"ImageSets/Segmentation/{split}.txt").write_text("\n".join(listed))
     return root
 
 
-def make_cityscapes(root: Path, count: int) -> Path:
-    """Cityscapes' layout with PNGs of 1024x2048, about 2.6 MB each."""
+def make_cityscapes(root: Path, count: int, *, size: tuple[int, int] = (1024, 2048)) -> Path:
+    """Cityscapes' layout with PNGs, about 2.6 MB each, and one more that validates."""
     rng = np.random.default_rng(0)
-    images, labels = root / "leftImg8bit/train/town", root / "gtFine/train/town"
-    images.mkdir(parents=True), labels.mkdir(parents=True)
-    for number in range(count):
-        image = Image.fromarray(scene(1024, 2048, rng, 1.3))
+    for number in range(count + 1):
+        town = "train/town" if number < count else "val/town"
+        images, labels = root / "leftImg8bit" / town, root / "gtFine" / town
+        for place in (images, labels):
+            place.mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(scene(*size, rng, 1.3))
         image.save(images / f"town_{number:06}_leftImg8bit.png")
-        label = Image.fromarray(regions(1024, 2048, rng, 34))
+        label = Image.fromarray(regions(*size, rng, 34))
         label.save(labels / f"town_{number:06}_gtFine_labelIds.png")
     return root
 
@@ -131,8 +134,9 @@ def predecessor(dataset: FileDataset, task: Task) -> Callable[[int, Clock], Any]
         return picture
 
     def sample(index: int, clock: Clock) -> Any:
+        assert dataset.labels is not None
         image = Image.open(dataset.images[index]).convert("RGB")
-        label = Image.open(dataset.labels[index])
+        label: Image.Image = Image.open(dataset.labels[index])
         label.load()
         clock("decode")
         if task.scale:
@@ -222,7 +226,9 @@ def run(task: Task, root: Path, cache: Path, rounds: int) -> None:
 
     def build() -> FileDataset:
         transform = train_transform(task.crop, color_jitter=task.jitter)
-        return create_dataset(task.dataset, "train", root=root, transform=transform, seed=0)
+        made = create_dataset(task.dataset, "train", root=root, transform=transform, seed=0)
+        assert isinstance(made, FileDataset)
+        return made
 
     plain, cached = build(), build()
     cached.cache = SampleCache(cache / task.dataset, cached)
@@ -254,7 +260,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.cpu_time:
         Clock.now = staticmethod(time.thread_time)
-    torch.set_num_threads(1), cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
     print(f"torch {torch.__version__}, OpenCV {cv2.__version__}, 1 thread, {options.rounds} rounds")
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)

@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -134,7 +135,7 @@ def main() -> None:
     parser.add_argument("--train_steps", type=int, default=80)
     parser.add_argument("--memory", action="store_true")
     for name in ("--worker", "--case", "--ckpt"):  # of the processes it starts
-        extra = {"action": "store_true"} if name == "--worker" else {}
+        extra: dict[str, Any] = {"action": "store_true"} if name == "--worker" else {}
         parser.add_argument(name, help=argparse.SUPPRESS, **extra)
     args = parser.parse_args()
     if args.worker:

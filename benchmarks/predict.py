@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,6 +39,7 @@ def predecessor_loop(folder: Path) -> Callable[[], None]:
     workers.convolve_upsampled()
     model = network.load_checkpoint(str(folder / "weights.pth"))
     normalize, palette = model.normalize, model.palette
+    assert palette is not None  # save_checkpoint wrote it
     paths = sorted((folder / "images").glob("*.jpg"))
     (folder / workers.PREDECESSOR).mkdir()
 
@@ -118,7 +120,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--train_steps", type=int, default=80)
     for name in ("--worker", "--case", "--folder"):  # of the processes it starts
-        extra = {"action": "store_true"} if name == "--worker" else {}
+        extra: dict[str, Any] = {"action": "store_true"} if name == "--worker" else {}
         parser.add_argument(name, help=argparse.SUPPRESS, **extra)
     args = parser.parse_args()
     if args.worker:

@@ -26,14 +26,14 @@ import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from typing import Any
 from unittest import mock
 
 import torch
 
-from benchmarks import common, workers
-from benchmarks.common import Roofline, Work
+from benchmarks import common, contenders, workers
+from benchmarks.contenders import Work
 from utils import options
-from utils.visualizer import Progress
 
 CPU_WORKS = [("mobilenet", 256), ("mobilenet", 512), ("resnet50", 256), ("hrnetv2_48", 256)]
 GPU_MODELS = ("hrnetv2_48", "resnet50", "hgnetv2_b4", "vovnetv2_39b", "res2net50_26w_4s")
@@ -48,35 +48,8 @@ def work(contender: str, work: Work, args: argparse.Namespace) -> None:
         workers.serve(lambda: common.ceilings(work.device))
         return
     answers, sys.stdout = sys.stdout, sys.stderr  # stdout is for answers
-    progress, device = Progress(0, quiet=True), torch.device(work.device)
-    untimed = 3 if device.type == "cuda" else 1
-    if contender.startswith(("ours", RECIPE)):
-        run = common.our_run(contender, work)
-        shape = Work("", run.opts.data.crop_size, run.opts.data.batch_size)
-        batches = itertools.repeat(shape.random_batch(device))
-        if "from-disk" in contender:
-            batches = progress.track(run.train_loader(0)[1])
-            untimed = 3 + 2 * run.num_workers  # what lay ready when the first step began
-        step = common.our_step(run, batches)
-    else:
-        torch.backends.cudnn.benchmark = True  # as ours
-        step = common.peer_step(contender, work)
+    turn = contenders.prepared(contender, work, steps=args.steps, ceilings=args.ceilings)
     sys.stdout = answers
-
-    def turn() -> dict[str, float]:
-        common.timed(step, device, calls=untimed)
-        progress.restart()
-        with common.peak_memory(device) as result:
-            result["seconds"] = common.timed(step, device, calls=args.steps)
-        result |= progress.speed()
-        if args.ceilings and "compiled" not in contender:
-            with Roofline(*args.ceilings) as roofline:
-                step()
-            result |= roofline.counts
-        if device.type == "cuda":
-            torch.cuda.empty_cache()  # the next process needs the memory
-        return result
-
     workers.serve(turn)
 
 
@@ -85,10 +58,10 @@ def memory_work(contender: str, work: Work) -> None:
     answers, sys.stdout = sys.stdout, sys.stderr
     # A kept peak would hide the next one's.
     with mock.patch("utils.training.prepare.keep_freed_memory"):
-        run = common.our_run(contender, work)
+        run = contenders.our_run(contender, work)
     device = run.world.device
     small = dataclasses.replace(work, batch=2, size=64).random_batch(device)
-    step = common.our_step(run, iter([small, work.random_batch(device)]))
+    step = contenders.our_step(run, iter([small, work.random_batch(device)]))
     sys.stdout = answers
     step()  # libraries are loaded, the optimizer's state exists
 
@@ -100,19 +73,22 @@ def memory_work(contender: str, work: Work) -> None:
     workers.serve(once)
 
 
-def start(contender: str, work: Work, extra: Sequence[str] = ()) -> workers.Worker:
+def start(
+    contender: str, work: Work, extra: Sequence[str] = (), *, seconds: float | None = None
+) -> workers.Worker:
     """The process of one contender."""
     arguments = [work.recipe] if work.recipe else []
     for name, value in {**dataclasses.asdict(work), "case": contender}.items():
         arguments += [] if name == "recipe" else [f"--{name}", str(value)]
-    return workers.Worker("train_step", [*arguments, *extra])
+    return workers.Worker("train_step", [*arguments, *extra], seconds=seconds)
 
 
 def alternate(
     works: Mapping[str, Work], rounds: int, extra: Sequence[str] = ()
 ) -> dict[str, list[dict[str, float]]]:
     """Each contender in turn, after a first round; one that fails is said and left out."""
-    started, results = {}, {name: [] for name in works}
+    started: dict[str, workers.Worker] = {}
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in works}
     for number in range(-1, rounds + 1):
         order = list(works)[:: -1 if number % 2 else 1]
         for name in [name for name in order if name in results]:
@@ -131,13 +107,13 @@ def alternate(
     return results
 
 
-def contenders(backbone: str, *, gpu: bool) -> list[str]:
+def compared(backbone: str, *, gpu: bool) -> list[str]:
     """Who is compared on a backbone, where it is installed."""
     names, peers = [PREDECESSOR, "ours fp32", "ours bf16"], ["smp fp32"]
     if gpu:
         names = [PREDECESSOR, "ours bf16", "ours bf16 compiled"]
         peers = ["smp bf16", "smp bf16 channels_last"]
-    if backbone in common.SMP_ENCODERS and HAS_SMP:
+    if backbone in contenders.SMP_ENCODERS and HAS_SMP:
         names += peers
     if backbone == "resnet50" and not gpu:
         names.append("torchvision fp32")
@@ -146,7 +122,7 @@ def contenders(backbone: str, *, gpu: bool) -> list[str]:
 
 def step_rows(work: Work, args: argparse.Namespace, limits: dict[str, float]) -> list[list[str]]:
     """The rows of one network and size."""
-    names, extra = contenders(work.backbone, gpu=bool(limits)), ["--steps", str(args.steps)]
+    names, extra = compared(work.backbone, gpu=bool(limits)), ["--steps", str(args.steps)]
     if limits:
         best = max(limits["matmul"], limits["conv"])
         extra += ["--ceilings", str(best), str(limits["bytes_per_s"])]
@@ -161,8 +137,8 @@ def step_rows(work: Work, args: argparse.Namespace, limits: dict[str, float]) ->
         row.append(f"{1000 * min(own):.1f}..{1000 * max(own):.1f}")
         for base in (PREDECESSOR, smp):
             paired = base in seconds and name not in (base, FROM_DISK)
-            row.append(common.ratio_cell(seconds[base], own) if paired else "-")
-        gflop = common.count_gflop(name, work)
+            row.append(common.ratio_cell(seconds[base or name], own) if paired else "-")
+        gflop = contenders.count_gflop(name, work)
         row += [f"{gflop:.1f}", f"{gflop / statistics.median(own):.0f}"]
         if limits:
             eager = results.get(name.removesuffix(" compiled"), results[name])
@@ -239,7 +215,7 @@ def asked_works(args: argparse.Namespace) -> list[Work]:
     elif args.memory:
         models, sizes, batches = ["mobilenet"], [768], [8]
     elif args.device.startswith("cuda"):
-        models, sizes, batches = GPU_MODELS, [768], [8, 16]
+        models, sizes, batches = list(GPU_MODELS), [768], [8, 16]
     elif not args.models and not args.size:
         pairs = itertools.product(CPU_WORKS, args.batch or batches)
         return [Work(*pair, number, **place) for pair, number in pairs]
@@ -261,7 +237,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--roofline", action="store_true", help="as on a GPU, on any device")
     parser.add_argument("--data", default="", help="folder of images for the data wait")
     parser.add_argument("--dataset", default="cityscapes", help="what is in --data")
-    hidden = {"help": argparse.SUPPRESS}  # of the processes it starts
+    hidden: dict[str, Any] = {"help": argparse.SUPPRESS}  # of the processes it starts
     parser.add_argument("--worker", action="store_true", **hidden)
     parser.add_argument("--case", **hidden)
     parser.add_argument("--ceilings", nargs=2, type=float, **hidden)
@@ -285,7 +261,7 @@ def main() -> None:
     machine = torch.cuda.get_device_name() if args.device.startswith("cuda") else "cpu"
     print(
         f"{machine}, torch {torch.__version__}, {torch.get_num_threads()} threads, "
-        f"{common.NUM_CLASSES} classes, {args.rounds} rounds of {args.steps} step(s)"
+        f"{contenders.NUM_CLASSES} classes, {args.rounds} rounds of {args.steps} step(s)"
     )
     if args.recipe:
         show_recipe(args)

@@ -10,13 +10,13 @@ import json
 import statistics
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 import network
 from datasets.shapes import Shapes
@@ -26,26 +26,38 @@ PREDECESSOR = "predecessor"
 
 
 class Worker:
-    """A process that runs one case of a benchmark whenever it is told to."""
+    """A process that runs one case of a benchmark whenever it is told to.
 
-    def __init__(self, benchmark: str, arguments: Sequence[str]) -> None:
+    It is killed after so many `seconds`; whoever waits for its answer gets a SystemExit.
+    """
+
+    def __init__(
+        self, benchmark: str, arguments: Sequence[str], *, seconds: float | None = None
+    ) -> None:
         command = [sys.executable, "-m", f"benchmarks.{benchmark}", "--worker", *arguments]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+        if seconds is not None:
+            timer = threading.Timer(max(seconds, 0), self.process.kill)
+            timer.daemon = True
+            timer.start()
         self.answer()  # ready
 
     def answer(self) -> dict[str, float]:
+        assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
             raise SystemExit(f"a worker ended with exit code {self.process.wait()}")
         return json.loads(line)
 
     def run(self) -> dict[str, float]:
+        assert self.process.stdin is not None
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
         return self.answer()
 
     def close(self) -> None:
+        assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait()
 
@@ -97,17 +109,20 @@ def mosaic(height: int, width: int, *, first: int = 0) -> np.ndarray:
     return np.concatenate(lines)[:height, :width]
 
 
-def trained_model(name: str, *, num_classes: int, steps: int) -> nn.Module:
+def trained_model(
+    name: str, *, num_classes: int, steps: int, device: torch.device | str = "cpu"
+) -> network.DeepLabV3:
     """A network after some steps on the shapes: scores of random weights are chaotic."""
     torch.manual_seed(0)
-    model = network.create_model(name, num_classes=num_classes, pretrained="none").train()
-    normalize = network.Normalize(model.mean, model.std)
+    model = network.create_model(name, num_classes=num_classes, pretrained="none")
+    model = model.train().to(device)
+    normalize = network.Normalize(model.mean, model.std).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     pictures = Shapes("train")
     for step in range(steps):
         pairs = [pictures.load(4 * step + index) for index in range(4)]
         images, labels = (
-            torch.stack([torch.tensor(np.array(x)) for x in part])
+            torch.stack([torch.tensor(np.array(x)) for x in part]).to(device)
             for part in zip(*pairs, strict=True)
         )
         loss = F.cross_entropy(model(normalize(images.permute(0, 3, 1, 2))), labels.long())
@@ -123,7 +138,7 @@ def convolve_upsampled() -> None:
     upsampled_conv.works_on_coarse = lambda x: False
 
 
-def save_checkpoint(model: nn.Module, path: Path) -> None:
+def save_checkpoint(model: network.DeepLabV3, path: Path) -> None:
     """As main.py writes it, as far as prediction needs it."""
     palette = torch.from_numpy(Shapes.facts.palette.copy())
     num_classes = model.build_args["num_classes"]
