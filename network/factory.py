@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from torch import nn
 
+from . import metadata
 from ._deeplab import (
     DeepLabHead,
     DeepLabHeadV3Plus,
@@ -106,7 +107,7 @@ def build_model(
         head = convert_to_separable_conv(head)
     aux_classifier = FCNHead(features["aux"].channels, num_classes) if aux_head else None
     getter = IntermediateLayerGetter(backbone, {f.name: key for key, f in features.items()})
-    return DeepLabV3(
+    model = DeepLabV3(
         getter,
         head,
         aux_classifier,
@@ -122,3 +123,5 @@ def build_model(
         mean=backbone.mean,
         std=backbone.std,
     )
+    metadata.register(model)
+    return model

@@ -9,18 +9,18 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .backbone import BACKBONES
+from .costs import COSTS_FILE, Costs, stored_costs
 from .factory import ARCHITECTURES, build_model, model_parts
 from .pretrained import describe
 
 IMAGE_SIZE = 512
-COSTS_FILE = Path(__file__).with_name("costs.json")
 DOCUMENT = Path(__file__).parents[1] / "docs" / "models.md"
 TEXT_INTRODUCTION = """\
 Models: deeplabv3_BACKBONE and deeplabv3plus_BACKBONE. Parameters in millions with 21 classes;
@@ -38,13 +38,6 @@ ImageNet accuracy and license; where nobody has published any, give a file.
 `make tables` writes this page.
 
 """
-
-
-class Costs(TypedDict):
-    """What the models of one backbone cost."""
-
-    params: dict[str, int]  # by architecture
-    flops: dict[str, dict[str, int]]  # by output stride: of the backbone and of each architecture
 
 
 class ModelSummary(NamedTuple):
@@ -86,14 +79,9 @@ def count_costs(backbone_name: str) -> Costs:
     return {"params": params, "flops": flops}
 
 
-@cache
-def _stored_costs() -> dict[str, Costs]:
-    return json.loads(COSTS_FILE.read_text()) if COSTS_FILE.exists() else {}
-
-
 def _costs(backbone_name: str) -> Costs:
     """From the file, or counted now if the file lacks the backbone."""
-    return _stored_costs().get(backbone_name) or count_costs(backbone_name)
+    return stored_costs().get(backbone_name) or count_costs(backbone_name)
 
 
 def model_summary(name: str) -> ModelSummary:
@@ -146,7 +134,7 @@ def write_tables() -> None:
     """Count the costs of all backbones anew; write costs.json and docs/models.md."""
     lines = [f'"{name}": {json.dumps(count_costs(name))}' for name in BACKBONES]
     COSTS_FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n")
-    _stored_costs.cache_clear()
+    stored_costs.cache_clear()
     DOCUMENT.write_text(models_document())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -79,15 +78,12 @@ def create_backbone(
     if name not in BACKBONES:
         raise ValueError(f"unknown backbone {name!r}; there are {', '.join(BACKBONES)}")
     network, variant = BACKBONES[name]
-    given = dict(backbone_args or {})
-    known = [key for key in inspect.signature(network).parameters][1:]
-    known.remove("output_stride")
-    for key in given:
-        if key not in known:
-            allowed = f"it takes {', '.join(known)}" if known else "it takes none"
-            raise ValueError(f"{name} has no build argument {key!r}; {allowed}")
-    build: Callable[..., Backbone] = network  # each family has arguments of its own
-    return build(variant, output_stride=resolve_output_stride(name, output_stride), **given)
+    args = network.complete_args(name, backbone_args or {})
+    build: Callable[..., Backbone] = network  # each family has a variant class of its own
+    backbone = build(variant, output_stride=resolve_output_stride(name, output_stride))
+    configure: Callable[..., None] = network.configure  # and arguments
+    configure(backbone, **args)
+    return backbone
 
 
 def families_with_aux() -> list[str]:

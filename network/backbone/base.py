@@ -6,6 +6,8 @@ everything else that a caller must know as data, so no code asks for the family.
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -86,6 +88,9 @@ class Backbone(nn.Sequential):
     misfit: ClassVar[tuple[str, str] | None] = None
     # Build arguments with which it computes the same as in VainF/DeepLabV3Plus-Pytorch.
     predecessor_args: ClassVar[Mapping[str, object]] = MappingProxyType({})
+    predecessor_names: ClassVar[str] = r"(?!)"  # regex: what only its files call a tensor
+    # Names in weight files (regex) that tell with which build arguments those were trained.
+    told_by: ClassVar[tuple[tuple[str, Mapping[str, object]], ...]] = ()
 
     def __init__(
         self,
@@ -103,6 +108,31 @@ class Backbone(nn.Sequential):
         self.mean = variant.mean
         self.std = variant.std
         init_weights(self)
+
+    @staticmethod
+    def configure(stages: nn.Module) -> None:
+        """Set what the build arguments choose, in a network whose children are the stages.
+
+        A family with build arguments has them as keywords here. None changes keys or shapes.
+        """
+
+    @classmethod
+    def complete_args(cls, name: str, args: Mapping[str, object]) -> dict[str, object]:
+        """`args` and the defaults of the others; one that `name` does not have is a ValueError."""
+        parameters = list(inspect.signature(cls.configure).parameters.values())[1:]
+        known: dict[str, object] = {parameter.name: parameter.default for parameter in parameters}
+        for key in args:
+            if key not in known:
+                allowed = f"it takes {', '.join(known)}" if known else "it takes none"
+                raise ValueError(f"{name} has no build argument {key!r}; {allowed}")
+        return {**known, **args}
+
+    @classmethod
+    def own_name(cls, name: str) -> str:
+        """The name that the family uses for a tensor of a weight file."""
+        for pattern, replacement in cls.renames:
+            name = re.sub(pattern, replacement, name)
+        return name
 
 
 class StagePlan(NamedTuple):

@@ -248,7 +248,7 @@ class HGNetV2(FourStageBackbone):
         # Paddle's and RT-DETR's; RT-DETR's "same" has a layer of its own for the border.
         (r"\.aggregation_squeeze_conv\.", ".aggregation.0."),
         (r"\.aggregation_excitation_conv\.", ".aggregation.1."),
-        (r"^(stem\.stem2[ab]\.conv)\.1\.", r"\1."),
+        (r"\.conv\.1\.", ".conv."),
     )
     classifier_keys = r"(head|last_conv|lab|fc)\."
 

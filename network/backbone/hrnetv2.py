@@ -71,9 +71,10 @@ def fusion_path(channels: list[int], *, source: int, target: int) -> nn.Module:
 class HighResolutionModule(nn.Module):
     """Residual blocks on every branch; then every branch is added to every other."""
 
-    def __init__(self, channels: list[int], *, num_blocks: int, fuse_mode: str) -> None:
+    fuse_mode = "nearest"  # see `HRNetV2.configure`
+
+    def __init__(self, channels: list[int], *, num_blocks: int) -> None:
         super().__init__()
-        self.fuse_mode = fuse_mode
         self.branches = nn.ModuleList(
             nn.Sequential(*[BasicBlock(width, width) for _ in range(num_blocks)])
             for width in channels
@@ -116,15 +117,10 @@ class HRNetVariant(Variant):
     num_blocks: int = 4
 
 
-def make_stage(
-    channels: list[int], num_modules: int, *, num_blocks: int, fuse_mode: str
-) -> nn.Sequential:
+def make_stage(channels: list[int], num_modules: int, *, num_blocks: int) -> nn.Sequential:
     """Modules with as many branches as there are `channels`."""
     return nn.Sequential(
-        *[
-            HighResolutionModule(channels, num_blocks=num_blocks, fuse_mode=fuse_mode)
-            for _ in range(num_modules)
-        ]
+        *[HighResolutionModule(channels, num_blocks=num_blocks) for _ in range(num_modules)]
     )
 
 
@@ -132,9 +128,6 @@ class HRNetV2(Backbone):
     """Stem (stride 4), a bottleneck stage, and three stages of 2, 3 and 4 parallel branches.
 
     From `transition1` on, stages take and give a list of branches; `concat` joins them.
-    `fuse_mode` says how the fusion upsamples: "nearest", as the ImageNet weights were trained, or
-    "bilinear", as the authors' segmentation weights were. `stem_relu=False` leaves out the first
-    ReLU, as VainF/DeepLabV3Plus-Pytorch does. Neither changes keys or shapes.
     """
 
     output_strides = (4,)
@@ -143,26 +136,25 @@ class HRNetV2(Backbone):
         (r"^transition([23])\.([01])\.", r"transition\1.\1.0.\2."),
     )
     predecessor_args = MappingProxyType({"stem_relu": False})
+    predecessor_names = r"transition[23]\.[01]\."
+    # The heads of the authors' segmentation networks, and of mmsegmentation's.
+    told_by = (
+        (
+            r"(^|\.)(last_layer|ocr_\w+|aux_head|cls_head|decode_head|auxiliary_head)\.",
+            MappingProxyType({"fuse_mode": "bilinear"}),
+        ),
+    )
     classifier_keys = (
         r"(incre_modules|downsamp_modules|final_layer|classifier|bn_classifier|last_layer"
         r"|ocr_\w+|aux_head|cls_head)\."
     )
 
-    def __init__(
-        self,
-        variant: HRNetVariant,
-        *,
-        output_stride: int,
-        fuse_mode: str = "nearest",
-        stem_relu: bool = True,
-    ) -> None:
-        if fuse_mode not in ("nearest", "bilinear"):
-            raise ValueError(f"fuse_mode is {fuse_mode!r}; it must be 'nearest' or 'bilinear'")
+    def __init__(self, variant: HRNetVariant, *, output_stride: int) -> None:
         layer1_out = variant.layer1_channels * Bottleneck.expansion
         stages: dict[str, nn.Module] = {
             "conv1": conv(3, 64, kernel_size=3, stride=2),
             "bn1": nn.BatchNorm2d(64),
-            "relu1": nn.ReLU(inplace=True) if stem_relu else nn.Identity(),
+            "relu1": nn.ReLU(inplace=True),  # see `configure`
             "conv2": conv(64, 64, kernel_size=3, stride=2),
             "bn2": nn.BatchNorm2d(64),
             "relu2": nn.ReLU(inplace=True),
@@ -178,7 +170,7 @@ class HRNetV2(Backbone):
             previous, channels = channels, [variant.width * 2**b for b in range(number + 1)]
             stages[f"transition{number}"] = Transition(previous, channels)
             stages[f"stage{number + 1}"] = make_stage(
-                channels, num_modules, num_blocks=variant.num_blocks, fuse_mode=fuse_mode
+                channels, num_modules, num_blocks=variant.num_blocks
             )
         stages["concat"] = ConcatMaps()
         super().__init__(
@@ -187,6 +179,22 @@ class HRNetV2(Backbone):
             out=FeatureInfo("concat", sum(channels), output_stride),
             variant=variant,
         )
+
+    @staticmethod
+    def configure(stages: nn.Module, *, fuse_mode: str = "nearest", stem_relu: bool = True) -> None:
+        """`fuse_mode` says how the fusion upsamples, `stem_relu` whether the first ReLU is there.
+
+        The ImageNet weights were trained with "nearest", the authors' segmentation weights with
+        "bilinear". VainF/DeepLabV3Plus-Pytorch leaves out the first ReLU.
+        """
+        if fuse_mode not in ("nearest", "bilinear"):
+            raise ValueError(f"fuse_mode is {fuse_mode!r}; it must be 'nearest' or 'bilinear'")
+        if not isinstance(stem_relu, bool):
+            raise ValueError(f"stem_relu is {stem_relu!r}; it must be True or False")
+        stages.add_module("relu1", nn.ReLU(inplace=True) if stem_relu else nn.Identity())
+        for layer in stages.modules():
+            if isinstance(layer, HighResolutionModule):
+                layer.fuse_mode = fuse_mode
 
 
 NETWORK = HRNet = HRNetV2  # HRNet: its name in VainF/DeepLabV3Plus-Pytorch

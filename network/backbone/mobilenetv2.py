@@ -35,19 +35,8 @@ from .base import __getattr__ as __getattr__  # type checkers: a function a vari
 LOW_LEVEL_LENGTH = 4  # the stem and the blocks of the first two rows: up to stride 4
 
 
-def remove_padding(layers: nn.Sequential) -> None:
-    """Let the convolutions see the input as it is, without a border of zeros."""
-    for layer in layers:
-        if isinstance(layer, nn.Conv2d):
-            layer.padding = (0, 0)
-
-
 class InvertedResidual(nn.Module):
-    """Expansion, depthwise 3x3, linear projection.
-
-    `legacy_padding` pads the input of the expansion instead of that of the depthwise convolution.
-    At the border, that convolution then sees ReLU6(BN(0)) where others see 0.
-    """
+    """Expansion, depthwise 3x3, linear projection."""
 
     def __init__(
         self,
@@ -57,12 +46,12 @@ class InvertedResidual(nn.Module):
         expansion: int,
         stride: int,
         dilation: int,
-        legacy_padding: bool,
     ) -> None:
         super().__init__()
         width = in_channels * expansion
         self.adds_input = stride == 1 and in_channels == out_channels
-        self.input_padding = dilation if legacy_padding else 0
+        self.dilation = dilation
+        self.input_padding = 0  # see `MobileNetV2.configure`
         depthwise = conv_bn(
             width,
             width,
@@ -72,8 +61,6 @@ class InvertedResidual(nn.Module):
             groups=width,
             activation=nn.ReLU6,
         )
-        if legacy_padding:
-            remove_padding(depthwise)
         layers: list[nn.Module] = []
         if expansion != 1:
             layers.append(conv_bn(in_channels, width, kernel_size=1, activation=nn.ReLU6))
@@ -111,11 +98,7 @@ def timm_renames() -> tuple[tuple[str, str], ...]:
 
 
 class MobileNetV2(Backbone):
-    """Two children: the layers up to stride 4 and those after it; inner keys are torchvision's.
-
-    `legacy_padding` is how models of VainF/DeepLabV3Plus-Pytorch were trained: a stem without
-    padding, and blocks that pad their input. It does not change keys or shapes.
-    """
+    """Two children: the layers up to stride 4 and those after it; inner keys are torchvision's."""
 
     renames = (
         *timm_renames(),
@@ -125,14 +108,8 @@ class MobileNetV2(Backbone):
     predecessor_args = MappingProxyType({"legacy_padding": True})
     classifier_keys = r"features\.18\.|classifier\.|conv_head\.|bn2\."
 
-    def __init__(
-        self, variant: MobileNetV2Variant, *, output_stride: int, legacy_padding: bool = False
-    ) -> None:
-        if not isinstance(legacy_padding, bool):
-            raise ValueError(f"legacy_padding is {legacy_padding!r}; it must be True or False")
+    def __init__(self, variant: MobileNetV2Variant, *, output_stride: int) -> None:
         stem = conv_bn(3, variant.stem_channels, kernel_size=3, stride=2, activation=nn.ReLU6)
-        if legacy_padding:
-            remove_padding(stem)
         features: list[nn.Module] = [stem]
         in_channels = variant.stem_channels
         strides = [stride for *_, stride in variant.stages]
@@ -145,7 +122,6 @@ class MobileNetV2(Backbone):
                     expansion=expansion,
                     stride=plan.stride if index == 0 else 1,
                     dilation=plan.first_dilation if index == 0 else plan.dilation,
-                    legacy_padding=legacy_padding,
                 )
                 features.append(block)
                 in_channels = channels
@@ -160,6 +136,22 @@ class MobileNetV2(Backbone):
             out=FeatureInfo("high_level_features", in_channels, output_stride),
             variant=variant,
         )
+
+    @staticmethod
+    def configure(stages: nn.Module, *, legacy_padding: bool = False) -> None:
+        """`legacy_padding` is how models of VainF/DeepLabV3Plus-Pytorch were trained.
+
+        Its stem has no padding, and a block pads the input of the expansion instead of that of the
+        depthwise convolution. At the border, that convolution then sees ReLU6(BN(0)) where others
+        see 0.
+        """
+        if not isinstance(legacy_padding, bool):
+            raise ValueError(f"legacy_padding is {legacy_padding!r}; it must be True or False")
+        for layer in stages.modules():
+            if isinstance(layer, InvertedResidual):
+                layer.input_padding = layer.dilation if legacy_padding else 0
+            elif isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1):
+                layer.padding = (0, 0) if legacy_padding else layer.dilation
 
 
 NETWORK = MobileNetV2

@@ -1,7 +1,8 @@
 """Published weights and checkpoints: read, match to a model, fetch, load."""
 
 from .checkpoint import FORMAT, BuildArgs, Checkpoint, RngState, State
-from .files import has_average, read_file, state_of
+from .contents import has_average, output_stride_of, state_of
+from .files import read_file
 from .loading import (
     check_pretrained,
     default_weights,
@@ -9,6 +10,7 @@ from .loading import (
     load_checkpoint,
     load_model_state,
     load_pretrained,
+    origin_line,
     predecessor_build_args,
     rebuild,
 )

@@ -24,7 +24,8 @@ class Checkpoint(TypedDict, total=False):
 
     Every file that training writes has all keys, but for the two of the average. A checkpoint of
     VainF/DeepLabV3Plus-Pytorch has `model_state`, `optimizer_state`, `scheduler_state`, `cur_itrs`
-    and `best_score` alone; a file of weights has none of them.
+    and `best_score` alone; a file of weights has none of them. `definition.check` says what values
+    they may have.
     """
 
     # The model: enough to build it and to predict with it.

@@ -6,18 +6,16 @@ import errno
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import safetensors.torch
 import torch
-from torch import Tensor
 
-from .checkpoint import FORMAT, Checkpoint, State
-
-CONTAINERS = ("model_state", "state_dict", "model")  # keys under which files keep their tensors
+from .checkpoint import Checkpoint
+from .contents import tensor_groups
+from .definition import check
 
 
 class _ChecksumError(Exception):
@@ -36,6 +34,7 @@ def read_file(path: str | Path) -> Checkpoint:
     """Read a file of `torch.save` or a .safetensors file to the CPU; no code in it is run.
 
     A file that is no checkpoint is read too: it lacks the keys, and `state_of` finds its tensors.
+    A file without tensors is a ValueError, and so is a checkpoint whose values can't be right.
     """
     path = Path(path)
     if path.is_dir():
@@ -52,12 +51,9 @@ def read_file(path: str | Path) -> Checkpoint:
         raise ValueError(f"{path} {_reason(error)}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a dict of tensors")
-    if "model_name" in content and content.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} has checkpoint format {content.get('format')}; this version reads {FORMAT}"
-        )
-    if "model_name" in content and "build_args" not in content:
-        raise ValueError(f"{path} says which model it holds, but not how to build it")
+    if not tensor_groups(content):
+        raise ValueError(f"{path} holds no tensors; it is not a checkpoint or weight file")
+    check(content, source=str(path))
     return cast(Checkpoint, content)
 
 
@@ -94,34 +90,3 @@ def _reason(error: Exception) -> str:
             "checkpoints may hold tensors and plain values only"
         )
     return "is not a checkpoint, or it is damaged or cut short"
-
-
-def has_average(content: Checkpoint) -> bool:
-    """Whether a checkpoint holds averaged weights beside those that training goes on from."""
-    return bool(content.get("ema_state"))
-
-
-def state_of(content: Checkpoint, *, source: str, averaged: bool = True) -> State:
-    """The tensors of a file that was read, by name, without the prefixes that wrappers add.
-
-    Averaged weights, if the file has them, since those were validated. To go on training, ask for
-    the others by `averaged=False`.
-    """
-    found: Mapping[str, object] = content
-    if averaged and has_average(content):
-        found = content["ema_state"]
-    else:
-        for container in CONTAINERS:
-            inner = content.get(container)
-            if isinstance(inner, Mapping):
-                found = inner
-                break
-    state = {key: value for key, value in found.items() if isinstance(value, Tensor)}
-    if not state:
-        raise ValueError(f"{source} holds no tensors; it is not a checkpoint or weight file")
-    return {key.removeprefix("module."): value for key, value in state.items()}
-
-
-def is_predecessor_file(content: Checkpoint) -> bool:
-    """Whether a file that was read is a checkpoint of VainF/DeepLabV3Plus-Pytorch."""
-    return "model_state" in content and "model_name" not in content

@@ -7,23 +7,36 @@ file were left out.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .._deeplab import DeepLabV3
-from ..backbone import BACKBONES
+from ..backbone import BACKBONES, Backbone
 from ..factory import build_model, model_parts
+from ..metadata import NOTE, PREDECESSOR, noted_args, set_backbone_args
 from .checkpoint import Checkpoint, State
-from .files import is_predecessor_file, read_file, state_of
+from .contents import (
+    Found,
+    find_model,
+    find_state,
+    is_predecessor_file,
+    metadata_of,
+    output_stride_of,
+    state_of,
+    with_metadata,
+)
+from .files import read_file
 from .tensors import (
     AUX_HEAD,
-    backbone_part,
+    check_values,
     differences,
     has_aux_head,
     is_separable,
     matching_models,
     num_classes_of,
     rename,
+    shaped,
     summarize,
     without_aux_head,
     without_last_layer,
@@ -84,9 +97,9 @@ def load_backbone_weights(model: DeepLabV3, path: str | Path, *, source: str | N
     """Load a weight file into `model.backbone` and return one line that says what was used.
 
     The keys show the kind of the file: torchvision's, timm's, the authors', or a checkpoint of a
-    whole model, ours or the predecessor's. For the authors' segmentation files of HRNet, build the
-    model with `backbone_args={"fuse_mode": "bilinear"}`, as those were trained. A missing tensor or
-    another shape is a ValueError. Messages call the file `source`.
+    whole model, ours or another's. They also show whether the backbone was trained with other build
+    arguments; it then computes with those, unless the model was built with some of its own. A
+    missing tensor or another shape is a ValueError. Messages call the file `source`.
     """
     source = source or str(path)
     backbone_name = model_parts(model.name).backbone
@@ -94,32 +107,63 @@ def load_backbone_weights(model: DeepLabV3, path: str | Path, *, source: str | N
     content = read_file(path)
     if "mean" in content and "std" in content:  # our own checkpoint
         model.set_normalization(content["mean"], content["std"])
-    whole = state_of(content, source=source)
-    state = backbone_part(whole)
-    other_parts = len(whole) - len(state)
-    classifier = [key for key in state if re.match(network.classifier_keys, key)]
-    state = rename({k: v for k, v in state.items() if k not in set(classifier)}, network)
     wanted = model.backbone.state_dict()
+    found = find_state(content, lambda name: network.own_name(name) in wanted, source=source)
+    classifier = [key for key in found.state if re.match(network.classifier_keys, key)]
+    state = {key: value for key, value in found.state.items() if key not in set(classifier)}
+    state = shaped(rename(state, network), wanted)
     used = {key: value for key, value in state.items() if key in wanted}
     stages = {name for name, _ in model.backbone.named_children()}
     # An extra tensor inside one of our stages is a sign of another variant.
     strays = [key for key in state if key not in wanted and key.split(".")[0] in stages]
     problems = differences(wanted, used) + [f"{key} is extra" for key in strays]
     if problems:
+        if not used:
+            theirs, ours = next(iter(found.state)), next(iter(wanted))
+            problems = [f"it has none of its tensors, such as {ours}; it has {theirs} and others"]
         raise ValueError(f"{source} does not fit {backbone_name}: {summarize(problems, network)}")
+    check_values(used, wanted, source=source)
     model.backbone.load_state_dict(used, strict=False)
     reasons = {
-        "other parts of its model": other_parts,
+        "other parts of its model": len(found.names) - len(found.state),
         "its classifier": len(classifier),
         "unknown": len(state) - len(used),
     }
     left_out = [f"{count} ({reason})" for reason, count in reasons.items() if count]
-    report = f"{source}: {len(used)} of {len(whole)} tensors used for {backbone_name}"
+    report = f"{source}: {len(used)} of {len(found.names)} tensors used for {backbone_name}"
     report += f", left out: {', '.join(left_out)}" if left_out else ""
-    trained_with = dict(network.predecessor_args) if is_predecessor_file(content) else {}
-    if any(model.build_args["backbone_args"].get(k) != v for k, v in trained_with.items()):
-        report += f"; they were trained with backbone_args={trained_with}"
-    return report
+    report += f"; they are averaged weights, {found.place} in the file" if found.averaged else ""
+    return report + _adapt(model, _trained_with(content, found, network))
+
+
+def _trained_with(
+    content: Checkpoint, found: Found, network: type[Backbone]
+) -> Mapping[str, object] | None:
+    """The backbone's build arguments that a weight file tells, in one way or another."""
+    if "model_name" in content:
+        same = BACKBONES[model_parts(content["model_name"]).backbone].network is network
+        return content["build_args"]["backbone_args"] if same else None
+    metadata = metadata_of(find_model(content, source="").state)
+    if NOTE in metadata.get("", {}) or is_predecessor_file(content):
+        noted = noted_args(metadata, network)
+        return network.predecessor_args if noted is None else noted
+    told = (args for key, args in network.told_by if any(re.search(key, n) for n in found.names))
+    return next(told, None)
+
+
+def _adapt(model: DeepLabV3, args: Mapping[str, object] | None) -> str:
+    """Let the backbone compute as its new weights were trained; returns the end of a report."""
+    if args is None:
+        return ""
+    name, given = model_parts(model.name).backbone, model.build_args["backbone_args"]
+    complete = BACKBONES[name].network.complete_args
+    if complete(name, args) == complete(name, given):
+        return ""
+    line = f"; they were trained with backbone_args={dict(args)}"
+    if given:
+        return f"{line}, but the model was built with {given}"
+    set_backbone_args(model, args)
+    return f"{line}, and so the model now computes"
 
 
 def load_model_state(
@@ -139,15 +183,19 @@ def load_model_state(
     """
     state = {key.removeprefix("module."): value for key, value in state.items()}
     network = BACKBONES[model_parts(model.name).backbone].network
-    state = rename(state, network, prefix="backbone.")
     own = model.state_dict()
+    metadata = metadata_of(own)
+    state = shaped(rename(state, network, prefix="backbone."), own)
     if has_aux_head(own) != has_aux_head(state):
         own, state = without_aux_head(own), without_aux_head(state)
     body = without_last_layer(state)
     body_problems = differences(without_last_layer(own), body)
     problems = body_problems if finetune else differences(own, state)
     if not problems:
-        model.load_state_dict(body if finetune else state, strict=False)
+        used = body if finetune else state
+        check_values(used, own, source=source)
+        # The model is built as it should be: these tensors say nothing else.
+        model.load_state_dict(with_metadata(used, metadata), strict=False)
         return
     theirs, ours = num_classes_of(state), num_classes_of(own)
     if theirs not in (None, ours) and not body_problems:
@@ -160,6 +208,8 @@ def load_model_state(
     if not only_aux_head and (matches := matching_models(state)):
         raise ValueError(f"{source} does not fit {this}; it fits: {', '.join(matches)}")
     reason = summarize(body_problems or problems, network)
+    if not any(re.match(r"classifier\.(classifier|aspp)\.", key) for key in state):
+        reason += "; the file has no head of a DeepLab: --pretrained FILE takes its backbone alone"
     raise ValueError(f"{source} fits neither {this} nor any other model: {reason}")
 
 
@@ -167,17 +217,32 @@ def predecessor_build_args(name: str, state: State) -> dict[str, Any]:
     """How to build `name` so that a checkpoint of the predecessor predicts what it did there.
 
     The tensors show the number of classes and separable convolutions. Its MobileNetV2 and HRNet
-    compute something else with the same tensors. Its files do not state output stride and ASPP
-    rates.
+    compute something else with the same tensors; where nothing says whose they are, they count as
+    the predecessor's. Its files do not state output stride and ASPP rates.
     """
     network = BACKBONES[model_parts(name).backbone].network
+    noted = noted_args(metadata_of(state), network)
     args: dict[str, Any] = {
         "separable_conv": is_separable(state),
-        "backbone_args": dict(network.predecessor_args),
+        "backbone_args": dict(network.predecessor_args if noted is None else noted),
     }
     if num_classes := num_classes_of(state):
         args["num_classes"] = num_classes
     return args
+
+
+def origin_line(name: str, state: State) -> str | None:
+    """One line on what was taken for weights of the predecessor; None for others."""
+    args = dict(BACKBONES[model_parts(name).backbone].network.predecessor_args)
+    metadata = metadata_of(state).get("", {})
+    if not args or predecessor_build_args(name, state)["backbone_args"] != args or NOTE in metadata:
+        return None
+    if metadata:
+        return f"weights of {PREDECESSOR}: {name} computes with backbone_args={args}, as there"
+    return (
+        f"the weights do not say how they were trained; assumed: backbone_args={args}, as in "
+        f"{PREDECESSOR}; for others, load them by load_state_dict into a model from create_model"
+    )
 
 
 def load_checkpoint(
@@ -213,9 +278,10 @@ def rebuild(
     args: dict[str, Any] = {
         **(content["build_args"] if stored else predecessor_build_args(model_name, state)),
         "aux_head": False,  # that head serves training only
+        "output_stride": output_stride or output_stride_of(content),
     }
-    if output_stride:
-        args["output_stride"] = output_stride
+    if not stored and (line := origin_line(model_name, state)):
+        print(line)
     model = build_model(model_name, **args)
     load_model_state(model, state, source=source)
     names, palette = content.get("class_names"), content.get("palette")

@@ -9,15 +9,18 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from .._deeplab import DeepLabHead
 from ..backbone import BACKBONES, Backbone
+from ..costs import stored_costs
 from ..factory import MODELS, build_model
 from .checkpoint import State
+from .contents import UNUSED_COUNTER, value_problem
 
 # The last layers, whose shape depends on the number of classes: number 3 of DeepLabV3+, number 4
 # of DeepLabV3, and that of the auxiliary head.
 LAST_LAYER = r"(classifier\.classifier\.[34]|aux_classifier\.4)\."
 AUX_HEAD = "aux_classifier."
-UNUSED_COUNTER = "num_batches_tracked"  # old files lack it, and nothing depends on it
+STATISTICS = ("running_mean", "running_var", UNUSED_COUNTER)  # the tensors that do not learn
 
 
 def rename(state: State, network: type[Backbone], *, prefix: str = "") -> State:
@@ -25,20 +28,30 @@ def rename(state: State, network: type[Backbone], *, prefix: str = "") -> State:
     renamed = {}
     for key, value in state.items():
         if key.startswith(prefix):
-            inner = key.removeprefix(prefix)
-            for pattern, replacement in network.renames:
-                inner = re.sub(pattern, replacement, inner)
-            key = prefix + inner
+            key = prefix + network.own_name(key.removeprefix(prefix))
         renamed[key] = value
     return renamed
 
 
-def backbone_part(state: State) -> State:
-    """The tensors of the backbone in a file that may hold a whole model, without prefixes."""
-    for prefix in ("model.", "backbone."):  # of the HRNet segmentation files; of whole models
-        if any(key.startswith(prefix) for key in state):
-            state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    return state
+def shaped(state: State, wanted: Mapping[str, Tensor]) -> State:
+    """The tensors, where a matrix stands for a 1x1 convolution with that convolution's shape.
+
+    The oldest Xception files have such matrices.
+    """
+    return {
+        key: value[:, :, None, None]
+        if key in wanted and wanted[key].shape == (*value.shape, 1, 1)
+        else value
+        for key, value in state.items()
+    }
+
+
+def check_values(state: State, wanted: Mapping[str, Tensor], *, source: str) -> None:
+    """Raise ValueError if a tensor that fits holds nothing that a network can compute with."""
+    for key, value in state.items():
+        floating = wanted[key].is_floating_point()
+        if problem := value_problem(value, floating=floating):
+            raise ValueError(f"{source} can't be used: {key} {problem}")
 
 
 def differences(wanted: Mapping[str, Tensor], state: State) -> list[str]:
@@ -72,7 +85,8 @@ def without_aux_head(state: State) -> State:
 
 def num_classes_of(state: State) -> int | None:
     """Number of classes of the tensors of a whole model; None where there is no classifier."""
-    return next((len(v) for k, v in state.items() if re.fullmatch(LAST_LAYER + "bias", k)), None)
+    last = (v for k, v in state.items() if re.fullmatch(LAST_LAYER + "bias", k) and v.dim() == 1)
+    return next((len(bias) for bias in last), None)
 
 
 def is_separable(state: State) -> bool:
@@ -99,16 +113,37 @@ def matching_models(state: State) -> list[str]:
     if num_classes is None:
         return []
     note = f"({num_classes} classes{', separable_conv' if separable else ''})"
+    state = without_last_layer(without_aux_head(state))
     matches: list[str] = []
-    state = without_aux_head(state)
-    misfits = set()  # backbones; two models share each
-    for name, (_, backbone_name) in MODELS.items():
-        if backbone_name in misfits:
-            continue
-        own = rename(state, BACKBONES[backbone_name].network, prefix="backbone.")
-        problems = differences(_shapes_of(name, separable_conv=separable), without_last_layer(own))
-        if not problems:
+    for name in _models_of_size(state):
+        own = rename(state, BACKBONES[MODELS[name].backbone].network, prefix="backbone.")
+        if not differences(_shapes_of(name, separable_conv=separable), own):
             matches.append(f"{name} {note}")
-        elif any("backbone." in problem for problem in problems):
-            misfits.add(backbone_name)
     return matches
+
+
+def _models_of_size(state: State) -> list[str]:
+    """The models whose backbone has as many parameters as these tensors, by the table of costs.
+
+    Building all models takes half a minute, even without memory.
+    """
+    architecture = (
+        "deeplabv3plus" if any("classifier.aspp." in key for key in state) else "deeplabv3"
+    )
+    first = (v for k, v in state.items() if k.endswith(".convs.0.0.weight") and v.dim() == 4)
+    in_channels = next((weight.shape[1] for weight in first), 0)
+    with torch.device("meta"):
+        head = DeepLabHead(in_channels, 0, num_classes=21, atrous_rates=(1, 1, 1))
+    params = sum(parameter.numel() for parameter in head.parameters())
+    params += sum(
+        value.numel()
+        for key, value in state.items()
+        if key.startswith("backbone.") and not key.endswith(STATISTICS)
+    )
+    costs = stored_costs()
+    return [
+        name
+        for name, parts in MODELS.items()
+        if parts.architecture == architecture
+        and (parts.backbone not in costs or costs[parts.backbone]["params"]["deeplabv3"] == params)
+    ]

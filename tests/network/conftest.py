@@ -105,16 +105,18 @@ def own_checkpoint() -> Callable[..., dict[str, object]]:
     """A checkpoint in our own format, with some entries changed."""
 
     def make(model: torch.nn.Module, **changes: object) -> dict[str, object]:
+        num_classes = model.build_args["num_classes"]
         return {
             "format": 1,
             "model_name": model.name,
             "build_args": model.build_args,
-            "class_names": ["road", "sky"],
+            "class_names": ["road", "sky", *map(str, range(2, num_classes))],
             "palette": torch.arange(768, dtype=torch.uint8).reshape(256, 3),
             "mean": [0.1, 0.2, 0.3],
             "std": [0.4, 0.5, 0.6],
             "model_state": model.state_dict(),
             "best_score": 0.5,
+            "ema_updates": 7,
             **changes,
         }
 

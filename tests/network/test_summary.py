@@ -145,7 +145,7 @@ def test_costs_are_fresh(name: str) -> None:
 
 
 def test_a_backbone_without_stored_costs_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(summary, "_stored_costs", dict)
+    monkeypatch.setattr(summary, "stored_costs", dict)
     row = summary.model_summary("deeplabv3plus_resnet18")
     assert (row.params, list(row.gflops)) == (16_017_845, [8, 16, 32])
     assert row.gflops[16] == pytest.approx(2 * (15.917 + 15.708), rel=0.001)
