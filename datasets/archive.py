@@ -17,40 +17,31 @@ MAX_DEPTH = 64  # of folders in an archive; unpacking deep ones could end in a R
 
 def download_extract(url: str, root: str | Path, filename: str, md5: str) -> None:
     """Fetch a tar archive into `root` as `filename` and unpack it there; the predecessor's."""
-    root = Path(root)
-    download_and_unpack(url, root, md5=md5, member=Path(), target=root, last=(), name=filename)
+    archive = Path(root) / filename
+    download_and_unpack(url, archive, md5=md5, member=Path(), target=archive.parent, last=())
 
 
 def download_and_unpack(
-    url: str,
-    root: Path,
-    *,
-    md5: str,
-    member: Path,
-    target: Path,
-    last: Sequence[str],
-    name: str | None = None,
+    url: str, archive: Path, *, md5: str, member: Path, target: Path, last: Sequence[str]
 ) -> None:
-    """Fetch a tar archive into `root` and move what its folder `member` holds into `target`.
+    """Fetch the tar file `archive` and move what its folder `member` holds into `target`.
 
-    An archive with this checksum that is in `root` already is not fetched again; there it is
-    called `name`, or as in the address. The entries `last`, by which a complete folder is known,
-    are moved after all others. Raises FileNotFoundError for a failure of the network or the disk,
-    DataError for a bad archive.
+    If it exists and has this checksum, it is not fetched again. The entries `last`, by which a
+    complete folder is known, are moved after all others. Raises FileNotFoundError for a failure of
+    the network or the disk, DataError for a bad archive.
     """
-    archive = root / (name or url.rsplit("/", 1)[-1])
     if not hasattr(tarfile, "data_filter"):
         raise ValueError(
             f"this Python cannot unpack {archive.name} safely; use Python 3.11.4 or later, or "
             f"unpack the folder {member} of {url} by hand to {target}"
         )
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        archive.parent.mkdir(parents=True, exist_ok=True)
         _fetch(url, archive, md5=md5)
     except (OSError, RuntimeError, HTTPException) as error:
         raise FileNotFoundError(
             f"could not download {url}: {_one_line(error)}; try again, or fetch it by hand and "
-            f"put it in {root}"
+            f"put it in {archive.parent}"
         ) from error
     try:
         _unpack(archive, member=member, target=target, last=last)

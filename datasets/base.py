@@ -97,9 +97,8 @@ class SegmentationDataset(Dataset):
     def __getitem__(self, key: int | SampleKey) -> tuple[Any, Any] | None:
         """Image and label as the transform gives them; None for a bad sample that is left out.
 
-        An int draws a new augmentation each time, from torch's global generator. Without a
-        transform it gives PIL pictures, the label in train ids with its colors. For a SampleKey see
-        `sample`; where a bad sample is left out, it gets the next good one.
+        An int draws anew each time, from torch's global generator; without a transform it gives PIL
+        pictures, the label in train ids. A SampleKey gives a `sample`, or else the next good one.
         """
         if isinstance(key, SampleKey):
             return self.sample(key, or_next=True)
@@ -113,8 +112,7 @@ class SegmentationDataset(Dataset):
     def sample(self, key: SampleKey, *, or_next: bool = False) -> tuple[Tensor, Tensor] | None:
         """Image (3, H, W) and label (H, W), both uint8, as a function of seed and key.
 
-        A bad sample that is left out is None or, with `or_next`, the next good one, with the
-        augmentation of the key.
+        A bad sample that is left out is None or, with `or_next`, the next good one.
         """
         found = self._load_good(key.index, or_next=or_next)
         if found is None:

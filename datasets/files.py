@@ -101,16 +101,11 @@ def is_lossy(path: Path) -> bool:
         with open_regular(path) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(file)
-            if image.format == "WEBP":  # lossless ones have a chunk "VP8L" instead of these
-                file.seek(0)
-                head = file.read(34)
-                return b"VP8 " in head or b"ALPH" in head
-            return image.format in LOSSY or "jpeg" in str(image.info.get("compression"))
+            in_tiff = str(image.info.get("compression"))
+            return image.format in ("JPEG", "MPO", "AVIF") or in_tiff in ("jpeg", "tiff_jpeg")
     except Exception:  # a damaged file is reported when it is loaded
         return False
 
-
-LOSSY = ("JPEG", "MPO", "AVIF")
 
 # Modes of labels with colors: tools that shrink files turn RGB into palette or gray.
 COLOR_MODES = ("RGB", "RGBA", "RGBX", "P", "PA", "L", "LA", "1")

@@ -164,7 +164,7 @@ def download_voc(root: Path, year: str, image_set: str) -> None:
     archive = DATASET_YEAR_DICT[key]
     download_and_unpack(
         archive["url"],
-        root,
+        root / Path(archive["url"]).name,
         md5=archive["md5"],
         member=FOLDERS[year],
         target=base,

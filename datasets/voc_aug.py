@@ -140,7 +140,7 @@ def _download_sbd(sbd: Path) -> None:
     except FileNotFoundError:
         download_and_unpack(
             SBDataset.url,
-            sbd,
+            sbd / Path(SBDataset.url).name,
             md5=SBDataset.md5,
             member=SBD_FOLDER,
             target=sbd,

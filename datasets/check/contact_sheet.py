@@ -104,13 +104,9 @@ def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 def _fitted(text: str, width: int) -> str:
     """The text; if it is wider than `width` pixels, without its middle."""
-    font, kept = _font(), min(len(text), width)  # a letter is at least a pixel wide
-    shown = text if kept == len(text) else _without_middle(text, kept)
+    shown = text[: width + 1]  # a letter is at least one pixel wide
+    font, kept = _font(), len(shown)
     while font.getlength(shown) > width and kept > 2:
         kept -= 1
-        shown = _without_middle(text, kept)
+        shown = f"{text[: kept // 2]}..{text[len(text) - (kept - kept // 2) :]}"
     return shown
-
-
-def _without_middle(text: str, kept: int) -> str:
-    return f"{text[: kept // 2]}..{text[len(text) - (kept - kept // 2) :]}"

@@ -179,17 +179,9 @@ class KeptCounts:
         try:
             with open_regular(self.path) as file:
                 content = json.load(file)
-            entries = content["entries"] if content["format"] == KEPT_FORMAT else {}
-            return {key: entry for key, entry in entries.items() if _is_flat(entry)}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return dict(content["entries"]) if content["format"] == KEPT_FORMAT else {}
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return {}
-
-
-def _is_flat(entry: Any) -> bool:
-    """Whether an entry holds only numbers and lists of them; a deep one could not be written."""
-    values = entry.values() if isinstance(entry, dict) else [entry]
-    numbers = [n for v in values for n in (v if isinstance(v, list) else [v])]
-    return all(isinstance(number, int) for number in numbers)
 
 
 def _keep(kept: KeptCounts, key: str | None, counts: ClassCounts, num_samples: int) -> str:

@@ -127,12 +127,8 @@ def check(
         title="checking the data" if progress else None,
     ):
         summaries[finding.split].add(finding)
-    judges = [
-        judge_labels(summaries),
-        judge_compression(summaries),
-        judge_orientation(summaries),
-        judge_copies(summaries),
-    ]
+    always = (judge_labels, judge_compression, judge_orientation, judge_copies)
+    judges = [judge(summaries) for judge in always]
     if sample is None:
         judges.append(judge_classes(summaries, class_names))
     else:

@@ -229,11 +229,8 @@ def _brief_check(sets: Mapping[str, SegmentationDataset], data: options.DataOpti
     )
     unreadable = [error for split in report.splits.values() for error in split.errors]
     if unreadable and not data.skip_bad_files:
-        more = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
-        raise datasets.DataError(
-            f"{unreadable[0]}{more}; --check_data looks at all files, and --skip_bad_files leaves "
-            "out those that can't be read"
-        )
+        hint = "--check_data looks at all files, --skip_bad_files leaves out such ones"
+        raise datasets.DataError(f"{unreadable[0]}; {hint}")
     lines = report.problems + report.notes
     if data.train_split == "trainval":
         lines.append("training uses the validation images: the scores say nothing about new ones")

@@ -282,3 +282,33 @@ def test_transforms_that_take_the_generator_get_it(transform: object) -> None:
 def test_compose_and_lambda_of_one_picture() -> None:
     chain = et.Compose([et.Lambda(lambda x: x + 1), et.Lambda(lambda x: 2 * x)])
     assert chain(3) == 8
+
+
+def pillow(img: Image.Image, lbl: Image.Image, rng: np.random.Generator) -> tuple:
+    return img, lbl
+
+
+def arrays(img: np.ndarray, lbl: np.ndarray) -> tuple:
+    return img, lbl
+
+
+def unknown(img: NameThatIsMissing, lbl: object, rng: object) -> tuple:  # noqa: F821
+    return img, lbl
+
+
+@pytest.mark.parametrize(
+    ("transform", "expected"),
+    [
+        (TwoArguments(), True),
+        (pillow, True),
+        (arrays, False),
+        (third, False),
+        (unknown, False),
+        (et.train_transform(33), False),
+        (et.ExtCompose([et.train_transform(33), TwoArguments()]), True),
+        (et.ExtCompose([arrays]), False),
+        (et.ExtLambda(lambda img: img.rotate(180)), True),
+    ],
+)
+def test_transforms_ask_for_pictures_or_arrays(transform: object, expected: bool) -> None:
+    assert et.takes_pictures(transform) is expected
