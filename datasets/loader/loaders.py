@@ -138,13 +138,13 @@ def val_loader(
     """The samples `indices` in order, as lists of up to `batch_size` (index, image, label).
 
     Samples that are None are left out, so a list may be empty. The processes stay for the next
-    iteration.
+    iteration; there are not more of them than lists.
     """
+    batches = [list(indices[i : i + batch_size]) for i in range(0, len(indices), batch_size)]
+    num_workers = min(num_workers, len(batches))
     return WatchedLoader(
         _Numbered(dataset),
-        batch_sampler=[
-            list(indices[i : i + batch_size]) for i in range(0, len(indices), batch_size)
-        ],
+        batch_sampler=batches,
         collate_fn=_as_list,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,

@@ -172,6 +172,12 @@ def test_workers_stay_have_one_thread_and_live_through_an_interrupt() -> None:
     assert (first[:, 1:] == torch.tensor([1, 1])).all()
 
 
+def test_a_small_validation_set_starts_few_processes() -> None:
+    settings = {"batch_size": 2, "num_workers": 40, "pin_memory": False}
+    assert val_loader(Gaps(), range(3), **settings).num_workers == 2
+    assert list(val_loader(Gaps(), [], **settings)) == []
+
+
 DEADLY = """
 import os, signal
 from datasets import Shapes
