@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -407,13 +408,22 @@ def test_other_peoples_transforms_work_beside_ours(pair: tuple[Path, Path]) -> N
         assert label.tolist() == [[0, 0, 255, 255, 1, 0]] * 4
 
 
-@pytest.mark.parametrize("kind", ["fifo", "device"])
+@pytest.mark.parametrize("kind", ["fifo", "device", "socket"])
 @pytest.mark.parametrize("which", [0, 1])
-def test_only_regular_files_are_opened(pair: tuple[Path, Path], kind: str, which: int) -> None:
+def test_only_regular_files_are_opened(
+    pair: tuple[Path, Path], kind: str, which: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A FIFO that nobody writes to would wait for ever; /dev/zero would never end."""
     data, path = dataset(pair), pair[which]
     path.unlink()
-    os.mkfifo(path) if kind == "fifo" else path.symlink_to("/dev/zero")
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        monkeypatch.chdir(path.parent)  # the name of a socket must be short
+        with socket.socket(socket.AF_UNIX) as there:
+            there.bind(path.name)
     with pytest.raises(DataError) as caught:
         data.load(0)
     assert one_line(caught.value) == f"cannot read {path}: it is not a regular file"

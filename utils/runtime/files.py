@@ -15,15 +15,10 @@ from typing import BinaryIO
 
 def open_regular(path: Path) -> BinaryIO:
     """Open a file for reading; a FIFO or a device, which could wait for ever, is an OSError."""
-
-    def without_waiting(name: str, flags: int) -> int:
-        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
-
-    file = open(path, "rb", opener=without_waiting)
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a folder is refused by open()
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))
-    return file
+    return open(path, "rb")
 
 
 @contextmanager
