@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from tests.browser import MISSING, Browser, is_installed
 
 torch.set_num_threads(1)  # small tensors; and the machine may run several tests at once
 
@@ -52,3 +54,13 @@ def voc_args(tiny_voc: Path, tmp_path: Path) -> Callable[..., list[str]]:
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs without the files that show it, which take as long as a few tiny steps."""
     monkeypatch.setattr("utils.training.report.save_views", lambda folder: None)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Headless Chromium, if it is installed."""
+    if not is_installed():
+        pytest.skip(MISSING)
+    browser = Browser()
+    yield browser
+    browser.close()

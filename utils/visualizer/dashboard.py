@@ -137,18 +137,21 @@ class Dashboard:
 
     def _job(self, title: str) -> Callable[[], Message]:
         """What makes the window: from copies, since it is called in the sender's thread."""
-        points = {key: curve.points() for key, curve in self._curves.items()}
+
+        def points(key: str) -> list[tuple[int, float]]:
+            return self._curves[key].points()
+
         match title:
             case "Status":
-                return partial(windows.status, self._status(), points["loss"])
+                return partial(windows.status, self._status(), points("loss"))
             case "Loss":
-                return partial(windows.loss, points["loss"], points["validation loss"])
+                return partial(windows.loss, points("loss"), points("validation loss"))
             case "Validation":
-                return partial(windows.validation, points[SCORE], points["Overall Acc"], self._best)
+                return partial(windows.validation, points(SCORE), points("Overall Acc"), self._best)
             case "Learning rate":
-                return partial(windows.learning_rate, points["lr"], points["lr backbone"])
+                return partial(windows.learning_rate, points("lr"), points("lr backbone"))
             case "Speed":
-                return partial(windows.speed, points["images/s"], points["data wait"])
+                return partial(windows.speed, points("images/s"), points("data wait"))
             case "Options":
                 return partial(windows.page, title, self._option_tables())
         return self._jobs[title]
