@@ -175,3 +175,52 @@ def test_a_full_disk_is_one_line(voc_args: Args, tmp_path: Path, monkeypatch, ca
     assert main.main(voc_args()) == 2
     assert "is the disk full?" in capsys.readouterr().err
     assert not list((tmp_path / "out").glob("*.pth*"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        (None, "holds no tensors; it is not a checkpoint or weight file"),
+        ({"std": [0.0, 1.0, 1.0]}, "is no valid checkpoint: std is [0.0, 1.0, 1.0]; its values"),
+        (
+            {"class_names": ["road"]},
+            "is no valid checkpoint: class_names has 1 entries; it must",
+        ),
+        ({"best_score": "good"}, "is no valid checkpoint: best_score is 'good'; it must be a num"),
+        (
+            {"optimizer_state": {"state": {0: {"momentum_buffer": torch.ones(3)}}}},
+            "has no param",
+        ),
+    ],
+)
+def test_a_checkpoint_with_impossible_values_is_one_line(
+    changes: dict | None, problem: str, voc_args: Args, tmp_path: Path, capsys
+) -> None:
+    """Whatever it is read for, and before anything is written."""
+    path, out = tmp_path / "x.pth", tmp_path / "out"
+    model = network.create_model("deeplabv3plus_mobilenet")
+    content = {"format": 1, "model_name": model.name, "build_args": model.build_args}
+    content |= {"model_state": model.state_dict(), "cur_itrs": 1, "scheduler_state": {}}
+    torch.save({} if changes is None else content | changes, path)
+    for way in ("--test_only", "--continue_training", "--finetune"):
+        assert main.main(voc_args("--ckpt", str(path), way)) == 2
+        error = capsys.readouterr().err
+        assert problem in error and error.count("\n") == 1
+    if changes is None:
+        assert main.main(voc_args("--pretrained", str(path))) == 2
+        assert problem in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_an_optimizer_state_of_other_shapes_is_one_line(
+    voc_args: Args, tmp_path: Path, capsys
+) -> None:
+    assert main.main(voc_args("--total_itrs", "1")) == 0
+    path = tmp_path / "out" / f"latest_{NAME}.pth"
+    saved = torch.load(path)
+    for moments in saved["optimizer_state"]["state"].values():
+        moments["momentum_buffer"] = torch.ones(3)
+    torch.save(saved, path)
+    assert main.main(voc_args("--continue_training", "--ckpt", str(path))) == 2
+    error = capsys.readouterr().err
+    assert "its optimizer state does not fit SGD here" in error and error.count("\n") == 1

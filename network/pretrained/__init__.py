@@ -1,7 +1,7 @@
 """Published weights and checkpoints: read, match to a model, fetch, load."""
 
 from .checkpoint import FORMAT, BuildArgs, Checkpoint, RngState, State
-from .contents import has_average, output_stride_of, state_of
+from .contents import has_average, output_stride_of, state_of, value_problem
 from .files import read_file
 from .loading import (
     check_pretrained,

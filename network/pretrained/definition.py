@@ -18,6 +18,7 @@ from .checkpoint import FORMAT, Checkpoint
 from .contents import value_problem
 
 MAX_CLASSES = 255  # labels are uint8, and 255 is ignored
+CUDA_RNG_BYTES = 16
 PALETTE_SHAPE = (256, 3)
 Plain: TypeAlias = str | float | bool | None | list[str | float | bool | None]
 RANGES: dict[str, tuple[float, float]] = {
@@ -83,9 +84,12 @@ def _problems(content: Mapping[Any, Any], *, ours: bool) -> Iterator[str]:
             limit = f"at least {least}" if most == math.inf else f"between {least} and {most}"
             yield f"{name} is {content[name]}; it must be {limit}"
     for number, state in enumerate(content.get("rng", ())):
+        good = all(x.dtype == torch.uint8 and x.numel() == CUDA_RNG_BYTES for x in state["cuda"])
         try:
             torch.Generator().set_state(state["cpu"])
         except (RuntimeError, TypeError):
+            good = False
+        if not good:
             yield f"rng[{number}] is not the state of a random generator"
     for name, value in content.get("scaler_state", {}).items():
         if not value > 0 and name != "_growth_tracker":

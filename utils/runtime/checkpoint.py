@@ -5,13 +5,15 @@ from __future__ import annotations
 import glob
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from network.pretrained import Checkpoint, RngState
+from network.pretrained import Checkpoint, RngState, value_problem
 from utils.runtime.files import atomic_write, leftovers
 
 
@@ -181,6 +183,28 @@ def is_finite(state: Checkpoint) -> bool:
     tensors = [*state["model_state"].values(), *state.get("ema_state", {}).values()]
     # On a GPU, each question whether a value is true waits, so there is only one.
     return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all())
+
+
+def moments_fit(moments: Mapping[str, Any], parameter: Tensor, *, adaptive: bool) -> bool:
+    """Whether these are an optimizer's moments of a parameter, or it has none of it yet.
+
+    An `adaptive` optimizer is Adam or AdamW, any other SGD.
+    """
+    names = ("exp_avg", "exp_avg_sq") if adaptive else ("momentum_buffer",)
+    if not moments:
+        return True
+    if not {"step", *names} <= moments.keys() if adaptive else moments.keys() - names:
+        return False
+    steps = torch.as_tensor(moments.get("step", 0.0))
+    if steps.numel() != 1 or not steps.isfinite().all():
+        return False
+    values = [moments[name] for name in names if adaptive or moments.get(name) is not None]
+    return all(
+        isinstance(value, Tensor)
+        and value.shape == parameter.shape
+        and value_problem(value, floating=True) is None
+        for value in values
+    )
 
 
 def rng_state() -> RngState:

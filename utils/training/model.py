@@ -58,6 +58,9 @@ def _from_checkpoint(
     if opts.model.finetune:
         what = f"all {what} but the final classifier's"
     start.notes.append(f"{what} from {start.ckpt}{_remarks(model, state)}")
+    origin = network.pretrained.origin_line(name, state)
+    if origin and "model_name" not in saved:
+        start.notes.append(origin)
     return model
 
 

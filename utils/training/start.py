@@ -38,8 +38,8 @@ def find_start(opts: options.Options) -> StartPoint:
     ckpt = Path(opts.model.ckpt) if opts.model.ckpt else None
     saved = network.pretrained.read_file(ckpt) if ckpt else Checkpoint()
     asked = opts.model.output_stride
-    if asked is None and saved.get("model_name") == opts.model.model:
-        asked = saved["build_args"]["output_stride"]
+    if saved and asked is None and saved.get("model_name", opts.model.model) == opts.model.model:
+        asked = network.pretrained.output_stride_of(saved)
     stride = network.resolve_output_stride(opts.model.model, asked)
     name = f"{opts.model.model}_{opts.data.dataset}_os{stride}"
     files = checkpoint.RunFiles(Path(run.output_dir), name)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from network import DeepLabV3
 from network.pretrained import Checkpoint
+from utils.runtime.checkpoint import moments_fit
 from utils.runtime.distributed import World
 from utils.scheduler import ClosedFormLR
 from utils.training.buffers import BufferBackup
@@ -256,7 +257,13 @@ def _load_optimizer(
     """Load moments and momentum buffers; learning rates and weight decay stay as they are."""
     now, then = optimizer.state_dict()["param_groups"], state["param_groups"]
     same_sizes = [len(group["params"]) for group in now] == [len(g["params"]) for g in then]
-    if not same_sizes or ("betas" in now[0]) != ("betas" in then[0]):
+    numbers = [number for group in then for number in group["params"]]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    adaptive = "betas" in now[0]
+    if not same_sizes or not all(
+        moments_fit(state["state"].get(number, {}), parameter, adaptive=adaptive)
+        for number, parameter in zip(numbers, parameters, strict=True)
+    ):
         raise ValueError(
             f"{source}: its optimizer state does not fit {type(optimizer).__name__} here; give the "
             "--optimizer, --no_decay_norm_bias and --aux_loss it was trained with, or leave out "

@@ -11,6 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from utils.runtime import checkpoint
 
+ADAM = torch.ones(2, 3)
+
 
 def test_a_failed_save_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -71,3 +73,26 @@ def test_one_question_tells_whether_all_weights_are_finite(place: str, bad: floa
     assert questions.num == 1
     del state["ema_state"]
     assert checkpoint.is_finite(state) is (bad is None or place == "ema_state")
+
+
+@pytest.mark.parametrize(
+    ("moments", "adaptive", "fit"),
+    [
+        ({}, False, True),
+        ({"momentum_buffer": None}, False, True),
+        ({"momentum_buffer": torch.zeros(2, 3)}, False, True),
+        ({"momentum_buffer": torch.zeros(3)}, False, False),
+        ({"momentum_buffer": 1.0}, False, False),
+        ({"momentum_buffer": torch.full((2, 3), torch.nan)}, False, False),
+        ({"momentum_buffer": torch.zeros(2, 3, dtype=torch.int8)}, False, False),
+        ({"exp_avg": torch.zeros(2, 3)}, False, False),
+        ({}, True, True),
+        ({"momentum_buffer": torch.zeros(2, 3)}, True, False),
+        ({"step": 3.0, "exp_avg": torch.zeros(2, 3)}, True, False),
+        ({"step": 3.0, "exp_avg": torch.zeros(2, 3), "exp_avg_sq": torch.ones(2, 3)}, True, True),
+        ({"step": torch.ones(9), **dict.fromkeys(("exp_avg", "exp_avg_sq"), ADAM)}, True, False),
+        ({"step": torch.tensor(2.0), **dict.fromkeys(("exp_avg", "exp_avg_sq"), ADAM)}, True, True),
+    ],
+)
+def test_moments_of_an_optimizer(moments: dict[str, object], adaptive: bool, fit: bool) -> None:
+    assert checkpoint.moments_fit(moments, torch.ones(2, 3), adaptive=adaptive) is fit
