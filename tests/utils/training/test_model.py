@@ -14,7 +14,8 @@ import network
 from utils import options
 from utils.runtime.checkpoint import RunFiles
 from utils.runtime.distributed import World
-from utils.training.model import build_model, load_backbone_weights
+from utils.training.ema import Ema
+from utils.training.model import build_model, load_backbone_weights, training_network
 from utils.training.start import StartPoint
 
 RESNET = "deeplabv3_resnet18"
@@ -169,3 +170,26 @@ def test_weights_are_not_fetched_for_a_run_that_starts_from_a_checkpoint() -> No
     model = network.create_model(RESNET)
     load_backbone_weights(model, "imagenet", start=start, world=World(0, 1, torch.device("cpu")))
     assert start.notes == []
+
+
+def test_activation_checkpointing_runs_the_backbone_twice_in_training_only() -> None:
+    gradients, calls = [], list[nn.Module]()
+    for flags in ((), ("--activation_checkpointing",)):
+        torch.manual_seed(0)
+        model, _ = build({}, "--freeze_backbone_itrs", "1", *flags)
+        model.backbone["layer3"][1].register_forward_pre_hook(lambda layer, x: calls.append(layer))
+        opts = options.parse_main(["--freeze_backbone_itrs", "1"])
+        for step, runs in ((0, 1), (1, 2 if flags else 1)):
+            calls.clear()
+            torch.manual_seed(step)
+            net = training_network(
+                model, step, optim=opts.optim, world=World(0, 1, torch.device("cpu"))
+            )
+            net(torch.randn(2, 3, 33, 33))["out"].square().mean().backward()
+            assert len(calls) == runs
+        gradients.append([parameter.grad for parameter in model.parameters()])
+        calls.clear()
+        averaged = Ema(model, 0.9).model
+        averaged(torch.randn(1, 3, 33, 33).requires_grad_()).mean().backward()
+        assert len(calls) == 1
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
