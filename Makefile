@@ -45,7 +45,7 @@ visdom: install
 	$(BIN)/python -m utils.visualizer serve
 
 gpu:
-	$(PYTHON) -m benchmarks.gpu
+	$(PYTHON) -m benchmarks.gpu $(if $(DATA),--data $(DATA))
 
 install: $(VENV)/.installed
 

@@ -178,6 +178,20 @@ class Dying(p.Progress):
 p.Progress = Dying"""
 
 
+RAISES = DIES.replace("os.kill(os.getpid(), 9)", "raise RuntimeError('a fault of its own')")
+
+
+@pytest.mark.slow  # starts two processes under torchrun
+def test_a_process_that_fails_tells_why_and_ends_both(
+    voc_args: Args, launcher: Callable[[str], Path]
+) -> None:
+    arguments = voc_args("--batch_size", "4", "--total_itrs", "1000", "--save_interval", "2")
+    done = torchrun(arguments, script=launcher(RAISES), timeout=200)
+    assert done.returncode != 0
+    own = done.stderr.split("torch/distributed/elastic")[0]
+    assert own.count("\nRuntimeError: a fault of its own") == 1, own
+
+
 @pytest.mark.slow  # waits until a dead process is noticed
 def test_a_dead_process_ends_the_other_with_one_line(
     voc_args: Args, launcher: Callable[[str], Path], tmp_path: Path

@@ -122,8 +122,9 @@ def predictions(
                 break
         else:
             alone, everything = seconds
-            per_second = (count - 1) / max(everything - alone, 1e-9)
-            speeds = [f"{count / everything:.1f}", f"{per_second:.1f}", f"{alone:.1f}"]
+            more = everything - alone  # below 0 where few images cost less than the start varies
+            without_start = f"{(count - 1) / more:.1f}" if more > 0 else ""
+            speeds = [f"{count / everything:.1f}", without_start, f"{alone:.1f}"]
             sheet.row([backbone, suffix, options, *speeds])
     return fine
 

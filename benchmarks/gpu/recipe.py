@@ -30,7 +30,7 @@ def measure(sheet: Sheet, args: argparse.Namespace) -> bool:
     deadline, root = Deadline(min(args.minutes, MINUTES + 1)), args.data or camvid()
     place = ["--dataset", "cityscapes", "--data_root", str(root)]
     if args.quick:  # no files: what is timed is whether it runs
-        small = "--model deeplabv3plus_mobilenet --crop_size 64 --batch_size 2 --num_workers 0"
+        small = "--model deeplabv3plus_resnet18 --crop_size 64 --batch_size 2 --num_workers 0"
         place = ["--dataset", "shapes", "--class_weights", "none", *small.split(), "--crop_val"]
     elif not root.is_dir():
         sheet.say(f"\nno CamVid in {root}: give --data DIR, or set DEEPLAB_TEST_DATA")
@@ -75,9 +75,10 @@ def run(arguments: list[str], output: Path, deadline: Deadline, sheet: Sheet) ->
 
 
 def entries(output: Path, key: str) -> list[dict[str, float]]:
-    """The entries of a run's history that have this key."""
-    (history,) = output.glob("*/history.jsonl")
-    lines = history.read_text(encoding="utf-8").splitlines()
+    """The entries of a run's history that have this key; none if it got nowhere."""
+    lines: list[str] = []
+    for history in output.glob("*/history.jsonl"):
+        lines += history.read_text(encoding="utf-8").splitlines()
     return [entry for entry in map(json.loads, lines) if entry.get(key) is not None]
 
 

@@ -89,6 +89,26 @@ def test_time_that_is_up_is_said(quick, monkeypatch: pytest.MonkeyPatch) -> None
     assert rows(text, "late") == [["late", "not reached", "", ""]]
 
 
+@pytest.mark.slow  # starts processes
+def test_rows_are_measured_in_processes_that_end_in_time() -> None:
+    work = throughput.Work("mobilenet", 64, 2, "cpu")
+    result = throughput.there("ours bf16", work, [1e12, 1e10], gpu.Deadline(5))
+    assert result["seconds"] > 0 and result["all"] > 0
+    with pytest.raises(SystemExit, match="a worker ended with exit code -9"):
+        throughput.there("ours bf16", work, [], gpu.Deadline(0.01))
+
+
+@pytest.mark.slow  # starts a process
+def test_a_part_that_takes_too_long_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "GRACE", 0)
+    output = tmp_path / "gpu.md"
+    argv = ["--device", "cpu", "--part", "throughput", "--minutes", "0.02"]
+    assert gpu.main([*argv, "--output", str(output)]) == 1
+    assert "throughput: stopped after 0.02 minutes" in output.read_text()
+
+
 def test_every_network_of_the_plan_is_stepped_compiled_and_eager() -> None:
     args = gpu.parse(["--device", "cpu"])
     asked = [(who, work.backbone, work.batch) for who, work in throughput.jobs(args)]
