@@ -75,6 +75,8 @@ def train(run: Run, trackers: Trackers, progress: Progress, stop: StopSignal) ->
     for batches in progress.track(grouped(loader, opts.optim.grad_accumulation)):
         if 0 < opts.optim.freeze_backbone_itrs == state.step:  # from now on the backbone learns
             net = training_network(run.model, state.step, optim=opts.optim, world=world)
+        if state.step == 0:
+            report.show_train_batch(run, trackers, *batches[0])
         state.step += 1
         rates = optimizer_step.learning_rates  # of this step; the schedule moves on at its end
         optimizer_step.before_forward()
@@ -88,7 +90,7 @@ def train(run: Run, trackers: Trackers, progress: Progress, stop: StopSignal) ->
         interval = opts.run.save_interval or opts.run.val_interval
         saves = is_last or validates or state.step % interval == 0
         if saves or state.step % opts.run.print_interval == 0:
-            report_step(run, state.step, losses, rates, trackers, progress)
+            report_step(run, state, losses, rates, trackers, progress)
             losses = []
         report.say_skipped(run, "train", at_step=state.step)
         if saves:
@@ -98,7 +100,7 @@ def train(run: Run, trackers: Trackers, progress: Progress, stop: StopSignal) ->
             is_last = is_last or state.validations_since_best >= patience
             save(run, state, is_best=is_best, is_last=is_last)
             train_mode(run.model, state.step, optim=opts.optim)
-            progress.restart()
+            progress.restart(validated=validates)
             if is_last:
                 report.say_skipped(run, "train")
                 break
@@ -108,14 +110,14 @@ def train(run: Run, trackers: Trackers, progress: Progress, stop: StopSignal) ->
 
 def report_step(
     run: Run,
-    step: int,
+    state: TrainingState,
     losses: Sequence[Tensor],
     rates: Mapping[str, float],
     trackers: Trackers,
     progress: Progress,
 ) -> None:
     """Show the mean of the finite `losses` since the last report, and what else is known."""
-    num_bad = run.optimizer_step.poll()
+    step, num_bad = state.step, run.optimizer_step.poll()
     whole = run.world.sum(torch.stack(list(losses)))  # of each loss, a process has its share
     loss = whole[whole.isfinite()].mean().item()
     images = step * run.opts.data.batch_size * run.opts.optim.grad_accumulation
@@ -124,10 +126,10 @@ def report_step(
         "loss": loss,
         **rates,
         "gradient norm": run.optimizer_step.gradient_norm.item(),
-        **progress.speed(),
+        **progress.speed(step),
         "peak memory": peak_memory(run.world.device),
     }
-    progress.report(step, values, num_bad=num_bad)
+    progress.report(step, values, best=state.best_score, num_bad=num_bad)
     trackers.scalars(step, values)
 
 
@@ -212,14 +214,20 @@ def execute(run: Run) -> None:
         delete_what_is_replaced(run)
     trackers = report.start_trackers(run)
     quiet, hint = opts.run.test_only or not world.is_main, run.data.slow_data_hint
-    progress = Progress(opts.optim.total_itrs, start=run.start.step, quiet=quiet, hint=hint)
+    progress = Progress(
+        opts.optim.total_itrs,
+        start=run.start.step,
+        val_interval=opts.run.val_interval,
+        quiet=quiet,
+        hint=hint,
+    )
     try:
         if opts.run.test_only:
             validate(run, run.start.saved.get("cur_itrs", 0), trackers)
         else:
             with StopSignal() as stop:
                 train(run, trackers, progress, stop)
-            report.say_where(run)
+            report.say_end(run)
     finally:
         progress.close()
         trackers.close()

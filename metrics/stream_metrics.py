@@ -214,25 +214,6 @@ class StreamSegMetrics:
             for name in results["Class Pixels"]
         ]
 
-    @staticmethod
-    def class_table(results: Mapping[str, Any]) -> str:
-        """An aligned text table of the per-class scores.
-
-        "absent" means that no ground-truth pixel has the class, "-" that a score is undefined.
-        """
-        rows = StreamSegMetrics.class_rows(results)
-        table = [list(rows[0])]
-        for row in rows:
-            name, *scores, pixels = row.values()
-            cells = ["-" if np.isnan(score) else f"{score:.4f}" for score in scores]
-            table.append([name, *cells, f"{pixels:,}" if pixels else "absent"])
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = []
-        for name, *cells in table:
-            aligned = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
-            lines.append("  ".join([name.ljust(widths[0]), *aligned]))
-        return "\n".join(lines)
-
 
 class AverageMeter:
     """Running averages of named numbers: floats, or tensors, which stay on their device."""

@@ -164,7 +164,7 @@ def test_one_validation_image_is_enough_for_two_processes(
     arguments = voc_args("--batch_size", "4", "--total_itrs", "1")
     done = torchrun([*arguments, "--output_dir", str(tmp_path / "out")])
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("validation at step 1: 1 images") == 1
+    assert done.stdout.count("| 1 images in") == 1
     rows = next(line["rows"] for line in history(tmp_path / "out") if "table" in line)
     assert sum(row["pixels"] for row in rows) == 64 * 86
 

@@ -30,6 +30,7 @@ def test_training_leaves_what_the_manual_says(voc_args: Args, tmp_path: Path, ca
         "confusion.csv",
         "history.csv",
         "report.html",
+        "train_batch.jpg",
         "samples",
         "results",
     }
@@ -66,7 +67,11 @@ def test_test_only_scores_a_checkpoint_and_writes_nothing(
     voc_args: Args, tmp_path: Path, capsys
 ) -> None:
     assert main.main(voc_args()) == 0
-    trained = [line for line in capsys.readouterr().out.splitlines() if "Mean IoU:" in line][-1]
+    trained = (
+        [line for line in capsys.readouterr().out.splitlines() if line.startswith("mIoU ")][-1]
+        .split(" (")[0]
+        .split(" |")[0]
+    )
     ckpt = str(tmp_path / "out" / f"latest_{NAME}.pth")
     away = str(tmp_path / "away")
     assert main.main(voc_args("--ckpt", ckpt, "--test_only", "--output_dir", away)) == 0
@@ -79,7 +84,11 @@ def test_test_only_builds_the_network_as_it_was_trained(
 ) -> None:
     built = ["--aspp_rates", "1", "2", "3", "--output_stride", "32", "--separable_conv"]
     assert main.main(voc_args(*built)) == 0
-    trained = [line for line in capsys.readouterr().out.splitlines() if "Mean Dice:" in line][-1]
+    trained = (
+        [line for line in capsys.readouterr().out.splitlines() if line.startswith("mIoU ")][-1]
+        .split(" (")[0]
+        .split(" |")[0]
+    )
     ckpt = str(tmp_path / "out" / f"latest_{NAME.replace('os16', 'os32')}.pth")
     assert main.main(voc_args("--ckpt", ckpt, "--test_only")) == 0
     text = capsys.readouterr().out

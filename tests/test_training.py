@@ -86,7 +86,7 @@ def test_averaged_weights_are_what_counts(
     weight = "classifier.classifier.3.weight"
     assert not torch.equal(saved["ema_state"][weight], saved["model_state"][weight])
     assert read(out, "best")["ema_updates"] in (2, 4)
-    trained = [line for line in output.splitlines() if line.startswith("Mean Dice:")][-1]
+    trained = re.findall("^mIoU [^ ]+", output, re.MULTILINE)[-1]
     loss = scores(out)[-1]["validation loss"]
     ckpt = str(out / f"latest_{NAME}.pth")
     assert main.main(voc_args("--ckpt", ckpt, "--test_only")) == 0

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from datasets.facts import ClassFacts, Color, make_label_table, make_palette
-from datasets.voc import voc_cmap
+from datasets.palette import distinct_colors
 from utils.utils import IGNORE_INDEX
 
 FILE_NAMES = ("classes.txt", "classes.csv")
@@ -211,7 +211,7 @@ def _checked(path: Path, rows: list[Row]) -> ClassList:
     colors = {row.color: train_ids[row.name] for row in rows if row.color}
     facts = ClassFacts(
         class_names=tuple(row.name for row in classes),
-        palette=_palette(colors) if has_colors else make_palette(voc_cmap().tolist()),
+        palette=_palette(colors) if has_colors else make_palette(distinct_colors()),
         label_table=make_label_table({v: train_ids[r.name] for r in rows for v in r.values or ()}),
         colors=colors if has_colors else None,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
@@ -67,6 +68,8 @@ def _shown(value: Any) -> str:
 def check_options(options: Options, *, world_size: int, sync_batchnorm: bool = False) -> None:
     """Raise ValueError for options that make no sense together."""
     run, model, optim = options.run, options.model, options.optim
+    if options.vis.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise ValueError("--tensorboard needs the package tensorboard; pip install tensorboard")
     if model.finetune and model.ckpt is None:
         raise ValueError("--finetune needs --ckpt FILE: there is nothing to start from")
     if run.test_only and model.ckpt is None:

@@ -294,6 +294,7 @@ class VisOptions:
     vis_env: str | None = option(
         None, "Visdom environment (default: new)", NAME, only_with="enable_vis", free_on_resume=True
     )
+    tensorboard: bool = option(False, "also write events for TensorBoard", free_on_resume=True)
     vis_num_samples: int = option(
         8, "validation images to show", Value("N", 0, 65_536), free_on_resume=True
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -23,14 +24,18 @@ from utils.visualizer import (
     History,
     SampleRows,
     SampleSelection,
+    TensorBoard,
     Tracker,
     Trackers,
     ValidatedSample,
+    batch_sheet,
+    class_table,
     env_of_run,
     history,
     image_scores,
     pictures,
     save_views,
+    summary,
     tolerate_write_errors,
 )
 
@@ -64,11 +69,37 @@ def announce(run: Run) -> None:
     world.say("\n".join(lines))
 
 
-def say_where(run: Run) -> None:
-    """Print where the checkpoints and pictures are."""
-    files = run.files
-    found = ", ".join(str(path) for path in (files.latest, files.best) if path.exists())
-    run.world.say(f"checkpoints: {found}\npictures: {files.folder}")
+def say_end(run: Run) -> None:
+    """Print how far the run came and how good it is, and where everything is."""
+    if not run.world.is_main:
+        return
+    files, lines = run.files, list[str]()
+    with tolerate_write_errors():
+        record = history.read(files.history)
+        steps, scores = history.series(record, history.SCORE)
+        walls = history.series(record, "wall time")[1]
+        took = timedelta(seconds=round(max(walls, default=0.0)))
+        line = f"trained {max((entry['step'] for entry in record), default=0):,} steps in {took}"
+        if steps:
+            best = int(np.argmax(np.nan_to_num(scores, nan=-1.0)))
+            line += f": best mIoU {scores[best]:.3f} at step {steps[best]:,}, last {scores[-1]:.3f}"
+        lines.append(line)
+    kept = [path for path in (files.latest, files.best) if path.exists()]
+    lines.append(f"checkpoints: {', '.join(map(str, kept))}")
+    page = files.folder / "report.html"
+    lines.append(f"report: {page if page.exists() else files.folder}")
+    if kept:
+        command = ["python", "predict.py", "--ckpt", str(kept[-1]), "--input", "IMAGES"]
+        lines.append(f"predict: {shlex.join(command)}")
+    say("\n".join(lines))
+
+
+def show_train_batch(run: Run, trackers: Trackers, images: Tensor, labels: Tensor) -> None:
+    """Show the first batch as the network sees it: augmentation is what people get wrong."""
+    pixels, ids = images.permute(0, 2, 3, 1).numpy(), labels.numpy()
+    names, palette = run.data.class_names, run.data.val_set.facts.palette
+    if run.world.is_main:
+        trackers.image("train_batch", 0, batch_sheet(pixels, ids, names, palette))
 
 
 def say_stopped(run: Run, state: TrainingState, *, signal: str | None) -> None:
@@ -154,18 +185,29 @@ def report_validation(
     """Print a validation's scores, and hand them to the trackers with the pictures."""
     scores, folder = metrics.get_results(), run.files.folder
     how = f"center crops of {run.opts.data.crop_size}, not comparable with published numbers"
+    past = [] if run.opts.run.test_only else history.read(run.files.history)
+    rows = metrics.class_rows(scores)
+    line = summary(
+        scores[history.SCORE],
+        history.series(past, history.SCORE)[1],
+        accuracy=scores["Overall Acc"],
+        loss=loss,
+        images=len(run.data.val_set),
+        seconds=seconds,
+    )
     lines = [
-        f"validation at step {step}: {len(run.data.val_set)} images in {seconds:.1f} s, "
-        + (how if run.opts.data.crop_val else "whole images")
-        + f", loss {loss:.4f}",
-        metrics.class_table(scores) + metrics.to_str(scores),
+        f"validation at step {step}, {how if run.opts.data.crop_val else 'whole images'}",
+        class_table(rows),
+        line,
     ]
+    if run.opts.run.test_only:
+        lines.append(metrics.to_str(scores).strip())
     if run.opts.run.save_val_results:
         lines.append(f"results in {folder / 'results'}")
     say("\n".join(lines))
     overall = {name: value for name, value in scores.items() if isinstance(value, float)}
     trackers.scalars(step, overall | {"validation loss": loss, "validation seconds": seconds})
-    trackers.table("classes", step, metrics.class_rows(scores))
+    trackers.table("classes", step, rows)
     trackers.confusion(step, metrics.confusion, run.data.class_names)
     palette = run.data.val_set.facts.palette
     trackers.samples(step, selection.samples(), run.data.class_names, palette)
@@ -204,6 +246,8 @@ def start_trackers(run: Run) -> Trackers:
         resume_step = run.start.step if run.start.resumes else None
         trackers.append(History(run.files.history, resume_step=resume_step))
         past = history.read(run.files.history)
+        if opts.vis.tensorboard:
+            trackers.append(TensorBoard(run.files.folder, resume_step=resume_step))
     facts = {"command": run.command, "run": run_facts(run), **options.flat(opts)}
     if opts.vis.enable_vis:
         trackers.append(start_dashboard(run, facts, past))

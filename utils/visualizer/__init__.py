@@ -5,6 +5,9 @@ from .history import SCORE, History
 from .predecessor import Visualizer
 from .record import Record
 from .samples import SampleSelection, ValidatedSample, image_scores
+from .scores import class_table, summary
+from .sheets import batch_sheet
+from .tensorboard import TensorBoard
 from .terminal import Progress, plain_warnings
 from .trackers import Tracker, Trackers, tolerate_write_errors
 from .views import save_views

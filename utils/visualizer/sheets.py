@@ -51,6 +51,19 @@ def sample_sheet(
     return stacked(parts)
 
 
+def batch_sheet(
+    images: np.ndarray, labels: np.ndarray, class_names: Sequence[str], palette: np.ndarray
+) -> np.ndarray:
+    """A batch: up to 16 images (N, H, W, 3), each beside its labels (N, H, W), under a legend."""
+    pairs = []
+    for image, ids in zip(map(enlarged, images[:16]), map(enlarged, labels[:16]), strict=True):
+        pairs.append(side_by_side([image, overlay(image, ids, palette, alpha=ALPHA)]))
+    each = max(1, min(4, 1600 // pairs[0].shape[1]))
+    rows = [side_by_side(pairs[i : i + each], gap=3 * GAP) for i in range(0, len(pairs), each)]
+    found = np.unique(labels[:16]).tolist()
+    return stacked([legend(class_names, palette, found, rows[0].shape[1]), *rows])
+
+
 def stacked(images: Sequence[np.ndarray], *, gap: int = GAP) -> np.ndarray:
     """Join images (H, W, 3) uint8 from top to bottom on white, all aligned left."""
     width = max(image.shape[1] for image in images) + 2 * gap

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import TypeVar
 
@@ -14,8 +15,9 @@ from tqdm import tqdm
 from utils.runtime.console import say
 
 T = TypeVar("T")
-
 SLOW_DATA = 0.3  # share of the time that the network waits for data
+MIN_BAR = 10  # characters
+BAR_FORMAT = "|{{bar:{width}}}| {{n_fmt}}/{{total_fmt}} {{desc}}"
 
 
 def plain_warnings() -> None:
@@ -26,26 +28,47 @@ def plain_warnings() -> None:
 
 
 class Progress:
-    """Counts steps, and measures images per second and the share of time that data took to come.
+    """Counts steps, and measures speed, waiting for data, and the time that is left.
 
-    Where that share is large, `hint` is printed once.
+    `val_interval` are the steps between validations, whose time is part of what is left. Where the
+    share of waiting is large, `hint` is printed once.
     """
 
-    def __init__(self, total: int, *, start: int = 0, quiet: bool = False, hint: str = "") -> None:
-        self.total, self.step = total, start
+    def __init__(
+        self,
+        total: int,
+        *,
+        start: int = 0,
+        val_interval: int | None = None,
+        quiet: bool = False,
+        hint: str = "",
+    ) -> None:
+        self.total, self.step, self.val_interval = total, start, val_interval or total
         self.quiet = quiet
         self._hint, self._num_reports = "" if quiet else hint, 0
         # If stdout is a file, it needs the lines; if stderr is one, it must not get the bar.
         self.on_terminal = sys.stderr.isatty() and sys.stdout.isatty() and not quiet
         self.bar = tqdm(
-            total=total, initial=start, unit="step", disable=not self.on_terminal, leave=True
+            total=total,
+            initial=start,
+            disable=not self.on_terminal,
+            leave=True,
+            dynamic_ncols=True,
+            bar_format=BAR_FORMAT.format(width=MIN_BAR),
         )
-        self.restart()
+        self._pace: float | None = None  # seconds a step, the newest steps count most
+        self._pauses: list[float] = []  # seconds of each validation, with what follows it
+        self._restart()
 
-    def restart(self) -> None:
-        """Measure the speed from now on: what ran since the last report was not training."""
+    def _restart(self) -> None:
         self._steps = self._images = 0
         self._begin, self._waited = time.perf_counter(), 0.0
+
+    def restart(self, *, validated: bool = False) -> None:
+        """Measure the speed from now on: what ran since the last report was not training."""
+        if validated:
+            self._pauses.append(time.perf_counter() - self._begin)
+        self._restart()
 
     def track(self, batches: Iterable[T]) -> Iterator[T]:
         """Yield the batches, and measure how long each takes to come."""
@@ -65,18 +88,34 @@ class Progress:
         self._images += num_images
         self._steps += 1
 
-    def speed(self) -> dict[str, float]:
-        """Images per second and the share (0..1) of waiting for data, since the last call."""
+    def speed(self, step: int) -> dict[str, float]:
+        """Images per second and the share (0..1) of waiting for data since the last call.
+
+        Also the seconds that are left after `step`; before the first validation without those of
+        the validations.
+        """
         seconds = max(time.perf_counter() - self._begin, 1e-9)
-        self._seconds_per_step = seconds / max(self._steps, 1)
+        pace = seconds / max(self._steps, 1)
+        self._pace = pace if self._pace is None else 0.7 * self._pace + 0.3 * pace
         result = {"images/s": self._images / seconds, "data wait": self._waited / seconds}
-        self.restart()
-        return result
+        self._restart()
+        return result | {"time left": self._time_left(step)}
 
-    def report(self, step: int, values: dict[str, float], *, num_bad: int = 0) -> None:
-        """Show the values (loss, lr, images/s, data wait) of a step on the bar or as a line.
+    def _time_left(self, step: int) -> float:
+        # A validation at `step` itself is still to come.
+        interval = self.val_interval
+        to_come = self.total // interval - (step - 1) // interval
+        to_come += self.total % interval != 0  # the one at the end
+        pause = sum(self._pauses) / len(self._pauses) if self._pauses else 0.0
+        return (self.total - step) * (self._pace or 0.0) + to_come * pause
 
-        `num_bad` is the number of steps that were skipped for a NaN or infinite loss.
+    def report(
+        self, step: int, values: Mapping[str, float], *, best: float = 0.0, num_bad: int = 0
+    ) -> None:
+        """Show values of a step (see docs/runs.md) on the bar or as a line.
+
+        `best` is the best mean IoU so far, `num_bad` the number of steps that were skipped for a
+        NaN or infinite loss.
         """
         if num_bad and not self.quiet:
             say(f"step {step}: skipped {num_bad} step(s) with a NaN or infinite loss")
@@ -85,16 +124,37 @@ class Progress:
         if self._hint and self._num_reports > 1 and values["data wait"] > SLOW_DATA:
             say(f"the network waits for data {wait} of the time; {self._hint}")
             self._hint = ""
-        shown = (
-            f"loss {values['loss']:.4f}  lr {values['lr']:.2e}  {values['images/s']:.1f} images/s"
-        )
+        left = f"{'' if self._pauses else '>= '}{timedelta(seconds=round(values['time left']))}"
         if self.on_terminal:
-            self.bar.set_postfix_str(shown)
-            return
-        if self.quiet:
-            return
-        left = timedelta(seconds=round((self.total - step) * self._seconds_per_step))
-        say(f"step {step}/{self.total}  {shown}  data wait {wait}  time left {left}")
+            self._show_bar(values, left.replace(" ", ""), best)
+        elif not self.quiet:
+            say(
+                f"step {step}/{self.total}  loss {values['loss']:.4f}  lr {values['lr']:.2e}  "
+                f"{values['images/s']:.1f} images/s  data wait {wait}  "
+                f"time left {left}"
+            )
+
+    def _show_bar(self, values: Mapping[str, float], left: str, best: float) -> None:
+        rate = f"{values['lr']:.0e}".replace("e-0", "e-")
+        parts = {
+            "left": left,
+            "loss": f"loss {values['loss']:.2f}",
+            "lr": f"lr {rate}",
+            "speed": f"{values['images/s']:.3g} img/s",
+            "wait": f"wait {100 * values['data wait']:.0f}%" if values["data wait"] > 0.05 else "",
+            "best": f"best {best:.3f}".replace("0.", ".", 1) if best else "",
+        }
+        room = shutil.get_terminal_size().columns - 2 * len(str(self.total)) - len("|| / ")
+        for least in ("lr", "wait", "speed"):  # what may be left out on a narrow terminal
+            shown = " ".join(filter(None, parts.values()))
+            if len(shown) + MIN_BAR <= room:
+                break
+            del parts[least]
+        else:
+            shown = " ".join(filter(None, parts.values()))
+        width = max(MIN_BAR, room - len(shown))
+        self.bar.bar_format = BAR_FORMAT.format(width=width)
+        self.bar.set_description_str(shown)
 
     def close(self) -> None:
         """Take the bar off the screen's last line."""

@@ -27,10 +27,10 @@ def test_a_line_is_the_name_of_its_value(tmp_path: Path) -> None:
     assert got.facts.class_names == ("road", "building, edifice", "häuser 2")
     assert known_values(got) == {0: 0, 1: 1, 2: 2, 255: 255}
     assert got.facts.colors is None and not got.has_values
-    # The first colors of the VOC development kit, and its color of 255.
-    expected = [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
+    # Colors that are told apart, and black for what is ignored.
+    expected = [[0, 0, 255], [255, 255, 0], [105, 105, 195]]
     assert got.facts.palette[:3].tolist() == expected
-    assert got.facts.palette[255].tolist() == [224, 224, 192]
+    assert got.facts.palette[255].tolist() == [0, 0, 0]
 
 
 def test_ignored_is_no_class(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from utils.visualizer.samples import (
     rows_of_interest,
     worst_first,
 )
-from utils.visualizer.sheets import sample_row, sample_sheet
+from utils.visualizer.sheets import batch_sheet, sample_row, sample_sheet
 
 PALETTE = np.random.default_rng(3).integers(0, 256, (256, 3), dtype=np.uint8)
 
@@ -163,3 +163,15 @@ def test_a_sheet_of_small_samples_is_enlarged_and_has_a_legend() -> None:
     for color in PALETTE[:3]:
         assert (legend == color).all(axis=1).sum() >= 150
     assert sample_sheet([], ["a"], PALETTE).shape[2] == 3
+
+
+def test_a_batch_is_pairs_of_image_and_labels_under_a_legend() -> None:
+    images = np.full((20, 130, 260, 3), 200, np.uint8)
+    labels = np.zeros((20, 130, 260), np.uint8)
+    labels[0] = 255
+    sheet = batch_sheet(images, labels, ["a", "b"], PALETTE)
+    pair = 2 * 260 + 6
+    assert sheet.shape == (8 + 24 + 8 + 6 * (130 + 8), 3 * pair + 2 * 24 + 2 * 8, 3)  # 16 pairs
+    assert (sheet[40 + 60, 8 + 300] == 200).all()  # ignored pixels show the image
+    mixed = np.rint(0.4 * 200 + 0.6 * PALETTE[0])
+    assert (sheet[40 + 60, 8 + pair + 24 + 300] == mixed).all()

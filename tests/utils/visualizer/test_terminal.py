@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from utils.visualizer import terminal as module
@@ -35,8 +37,9 @@ def test_speed_counts_every_step_since_the_last_report(clock: Clock) -> None:
         clock.now += 3.0 if number < 2 else 1.0
         progress.count(8)
         if number == 1:
-            progress.speed()
-    assert progress.speed() == {"images/s": 16 / 4, "data wait": 2 / 4}
+            progress.speed(number + 1)
+    found = progress.speed(4)
+    assert (found["images/s"], found["data wait"]) == (16 / 4, 2 / 4)
     assert progress.step == 4
 
 
@@ -45,10 +48,10 @@ def test_a_pause_is_left_out(clock: Clock) -> None:
     for number in progress.track(slow_batches(clock, 2, wait=0.0)):
         clock.now += 2.0
         progress.count(4)
-        progress.speed() if number == 0 else None
+        progress.speed(number + 1) if number == 0 else None
         clock.now += 100.0 if number == 0 else 0.0
         progress.restart() if number == 0 else None
-    assert progress.speed()["images/s"] == 2.0
+    assert progress.speed(2)["images/s"] == 2.0
 
 
 def test_a_log_gets_plain_lines_with_the_time_left(clock: Clock, capsys) -> None:
@@ -56,21 +59,24 @@ def test_a_log_gets_plain_lines_with_the_time_left(clock: Clock, capsys) -> None
     for _ in progress.track(slow_batches(clock, 2, wait=0.0)):
         clock.now += 30.0
         progress.count(2)
-    progress.report(2, {"loss": 0.5, "lr": 0.01, **progress.speed()})
+    progress.report(2, {"loss": 0.5, "lr": 0.01, **progress.speed(2)})
     line = capsys.readouterr().out
     assert line == (
-        "step 2/10  loss 0.5000  lr 1.00e-02  0.1 images/s  data wait 0 %  time left 0:04:00\n"
+        "step 2/10  loss 0.5000  lr 1.00e-02  0.1 images/s  data wait 0 %  time left >= 0:04:00\n"
     )
-    Progress(10, quiet=True).report(1, {"loss": 0, "lr": 0, "images/s": 0, "data wait": 0})
+    Progress(10, quiet=True).report(
+        1, dict.fromkeys(("loss", "lr", "images/s", "data wait", "time left"), 0)
+    )
     assert capsys.readouterr().out == ""
 
 
 def test_a_slow_data_set_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
     def reports(*waits: float, quiet: bool = False) -> list[str]:
         progress = Progress(10, quiet=quiet, hint="try this")
-        progress.speed()
+        progress.speed(1)
         for step, wait in enumerate(waits):
             values = {"loss": 0.0, "lr": 0.0, "images/s": 0.0, "data wait": wait}
+            values["time left"] = 0.0
             progress.report(step, values)
         return [line for line in capsys.readouterr().out.splitlines() if "waits" in line]
 
@@ -78,3 +84,43 @@ def test_a_slow_data_set_is_told_once(capsys: pytest.CaptureFixture[str]) -> Non
     assert reports(0.9, 0.1, 0.45, 0.5) == told
     assert reports(0.9, 0.3, 0.1) == []  # while the loader's processes start, it has to wait
     assert reports(0.9, 0.9, quiet=True) == []
+
+
+def test_the_time_left_has_the_validations_in_it(clock: Clock) -> None:
+    progress = Progress(100, val_interval=30)
+
+    def at(step: int) -> float:
+        clock.now += 10.0
+        progress.count(1)
+        return progress.speed(step)["time left"]
+
+    assert at(30) == 700  # without the validations, of which none took place yet
+    clock.now += 50.0
+    progress.restart(validated=True)
+    assert at(31) == 690 + 3 * 50  # at 60, 90 and 100
+    assert at(60) == 400 + 3 * 50  # the one at 60 comes next
+    clock.now += 70.0
+    progress.restart(validated=True)
+    assert at(61) == 390 + 2 * 60  # their mean
+    assert at(100) == 60
+
+
+@pytest.mark.parametrize("total", [720, 30_000, 10**9])
+def test_a_bar_of_ten_characters_fits_into_80(
+    total: int, clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    progress = Progress(total, start=total // 2)
+    values = {"loss": 0.8349, "lr": 6.1e-4, "images/s": 109.4, "data wait": 0.071}
+    capsys.readouterr()
+    progress.report(total // 2, {**values, "time left": 5400.0}, best=0.4123)
+    shown = capsys.readouterr().err.split("\r")[-1]
+    progress.close()
+    assert len(shown.rstrip("\n")) <= 80
+    assert len(shown.split("|")[1]) >= 10 and f"{total // 2}/{total}" in shown
+    for part in (">=1:30:00", "loss 0.83", "best .412"):
+        assert part in shown
+    if total < 10**9:
+        assert "lr 6e-4" in shown and "109 img/s" in shown and "wait 7%" in shown
