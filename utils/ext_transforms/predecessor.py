@@ -12,16 +12,8 @@ from torch import Tensor
 
 from utils.utils import IGNORE_INDEX
 
-from .base import (
-    MEAN_COLOR,
-    Color,
-    JointTransform,
-    Picture,
-    Rng,
-    check_bilinear,
-    resize,
-    scaled_length,
-)
+from . import base
+from .base import MEAN_COLOR, Color, JointTransform, Picture, Rng
 from .random_crop import check_scale
 from .transforms import ExtCenterCrop, ExtPILToTensor
 
@@ -35,12 +27,12 @@ class ExtRandomScale(JointTransform):
         interpolation: int = Image.Resampling.BILINEAR,
     ) -> None:
         self.scale_range = check_scale(scale_range)
-        check_bilinear(interpolation)
+        base.check_bilinear(interpolation)
 
     def apply(self, image: np.ndarray, label: np.ndarray, rng: Rng) -> Picture:
         factor = rng.uniform(*self.scale_range)
-        height, width = (scaled_length(side, factor) for side in image.shape[:2])
-        return resize(image, label, (height, width))
+        height, width = (base.scaled_length(side, factor) for side in image.shape[:2])
+        return base.resize(image, label, (height, width))
 
 
 class ExtScale(ExtRandomScale):

@@ -11,19 +11,8 @@ import numpy as np
 
 from utils.utils import IGNORE_INDEX
 
-from .base import (
-    MEAN_COLOR,
-    Color,
-    JointTransform,
-    Picture,
-    Rng,
-    Size,
-    check_size,
-    cut,
-    resize_image,
-    resize_label,
-    scaled_length,
-)
+from . import base
+from .base import MEAN_COLOR, Color, JointTransform, Picture, Rng, Size
 
 MAX_REDRAWS = 10
 
@@ -57,7 +46,7 @@ class ExtRandomCrop(JointTransform):
         *,
         image_fill: Color = MEAN_COLOR,
     ) -> None:
-        self.size = check_size(size)
+        self.size = base.check_size(size)
         sides = tuple(padding) if isinstance(padding, Sequence) else (int(padding),)
         if len(sides) not in (1, 2, 4) or min(sides) < 0:
             raise ValueError(f"padding must be 1, 2 or 4 numbers >= 0, got {padding}")
@@ -73,11 +62,11 @@ class ExtRandomCrop(JointTransform):
                 f"crop {self.size[1]}x{self.size[0]} is larger than the {width}x{height} image; "
                 "use a smaller size or pad_if_needed=True"
             )
-        fill = self.image_fill
-        padded = cut(image, label, left=-left, top=-top, size=(height, width), image_fill=fill)
+        fill, size = self.image_fill, (height, width)
+        padded = base.cut(image, label, left=-left, top=-top, size=size, image_fill=fill)
         top = _random_offset(height, self.size[0], rng)
         left = _random_offset(width, self.size[1], rng)
-        return cut(*padded, left=left, top=top, size=self.size, image_fill=fill)
+        return base.cut(*padded, left=left, top=top, size=self.size, image_fill=fill)
 
 
 def _random_offset(available: int, wanted: int, rng: Rng) -> int:
@@ -97,7 +86,7 @@ class _Span(NamedTuple):
 
 
 def _draw_span(available: int, wanted: int, factor: float, rng: Rng) -> _Span:
-    length = scaled_length(available, factor)
+    length = base.scaled_length(available, factor)
     if length <= wanted:
         return _Span(0, available, length, int(rng.integers(0, wanted - length + 1)))
     source = min(max(1, round(wanted / factor)), available)
@@ -122,7 +111,7 @@ class ExtRandomScaleCrop(JointTransform):
         image_fill: Color = MEAN_COLOR,
         cat_max_ratio: float = 1.0,
     ) -> None:
-        self.size = check_size(size)
+        self.size = base.check_size(size)
         if not 0 < cat_max_ratio <= 1:
             raise ValueError(f"cat_max_ratio must be above 0 and at most 1, got {cat_max_ratio}")
         self.scale_range = check_scale(scale_range)
@@ -135,11 +124,11 @@ class ExtRandomScaleCrop(JointTransform):
             rows = _draw_span(image.shape[0], self.size[0], factor, rng)
             columns = _draw_span(image.shape[1], self.size[1], factor, rng)
             source = np.s_[rows.start : rows.stop, columns.start : columns.stop]
-            ids = resize_label(label[source], (rows.length, columns.length))
+            ids = base.resize_label(label[source], (rows.length, columns.length))
             if self.cat_max_ratio == 1 or _is_mixed(ids, self.cat_max_ratio):
                 break
-        return cut(
-            resize_image(image[source], (rows.length, columns.length)),
+        return base.cut(
+            base.resize_image(image[source], (rows.length, columns.length)),
             ids,
             left=-columns.offset,
             top=-rows.offset,

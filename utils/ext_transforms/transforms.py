@@ -11,18 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .base import (
-    MEAN_COLOR,
-    Color,
-    JointTransform,
-    Picture,
-    Rng,
-    Size,
-    check_bilinear,
-    check_size,
-    cut,
-    resize,
-)
+from . import base
+from .base import MEAN_COLOR, Color, JointTransform, Picture, Rng, Size
 from .calling import AnyTransform, call, new_rng, takes_pictures
 
 
@@ -55,8 +45,8 @@ class ExtResize(JointTransform):
     """Resize to (H, W), or the shorter side to a number of pixels."""
 
     def __init__(self, size: Size, interpolation: int = Image.Resampling.BILINEAR) -> None:
-        check_bilinear(interpolation)
-        height, width = check_size(size)
+        base.check_bilinear(interpolation)
+        height, width = base.check_size(size)
         self.size = (height, width) if isinstance(size, Sequence) else height
 
     def apply(self, image: np.ndarray, label: np.ndarray, rng: Rng) -> Picture:
@@ -65,14 +55,14 @@ class ExtResize(JointTransform):
             height, width = (max(1, side * self.size // min(sides)) for side in sides)
         else:
             height, width = self.size
-        return resize(image, label, (height, width))
+        return base.resize(image, label, (height, width))
 
 
 class ExtCenterCrop(JointTransform):
     """Crop the center; a smaller picture is padded."""
 
     def __init__(self, size: Size, *, image_fill: Color = MEAN_COLOR) -> None:
-        self.size = check_size(size)
+        self.size = base.check_size(size)
         self.image_fill = image_fill
 
     def apply(self, image: np.ndarray, label: np.ndarray, rng: Rng) -> Picture:
@@ -80,7 +70,8 @@ class ExtCenterCrop(JointTransform):
             round(spare / 2) if spare >= 0 else -(-spare // 2)
             for spare in (image.shape[0] - self.size[0], image.shape[1] - self.size[1])
         )
-        return cut(image, label, left=left, top=top, size=self.size, image_fill=self.image_fill)
+        size, fill = self.size, self.image_fill
+        return base.cut(image, label, left=left, top=top, size=size, image_fill=fill)
 
 
 class _RandomFlip(JointTransform):
