@@ -213,7 +213,7 @@ def prepared(
         progress.restart()
         with peak_memory(device) as result:
             result["seconds"] = timed(step, device, calls=steps)
-        result |= progress.speed()
+        result |= progress.speed(0)
         if ceilings and "compiled" not in contender:
             with Roofline(*ceilings) as roofline:
                 step()
