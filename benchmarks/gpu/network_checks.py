@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import main
@@ -49,7 +50,7 @@ def folding(device: torch.device) -> str:
 
 def labels(device: torch.device) -> str:
     """Predicted labels are those of the CPU, whole and in tiles."""
-    results, (images, _) = [], batch(2, 160)
+    results, (images, _) = [], batch(1, 128)
     for place in (CPU, device):
         model = folded(small_model().to(place))
         inputs = model.normalize(images.to(place))
@@ -127,6 +128,19 @@ class Questions(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class Numbers(TorchFunctionMode):
+    """Counts calls of `torch.where` with a number, which it copies to a GPU, and waits."""
+
+    num = 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in (torch.where, torch.Tensor.where):
+            self.num += not all(isinstance(arg, torch.Tensor) for arg in args)
+        return func(*args, **(kwargs or {}))
+
+
 @contextlib.contextmanager
 def no_wait(device: torch.device, *, allowed: int) -> Iterator[None]:
     """Nothing within may wait for the GPU; on a CPU, `allowed` questions may be asked."""
@@ -137,9 +151,10 @@ def no_wait(device: torch.device, *, allowed: int) -> Iterator[None]:
         finally:
             torch.cuda.set_sync_debug_mode("default")
         return
-    with Questions() as questions:
+    with Questions() as questions, Numbers() as numbers:
         yield
     assert questions.num <= allowed, f"{questions.num} questions, not {allowed}"
+    assert not numbers.num, f"torch.where got a number {numbers.num} times"
 
 
 class Watched(Progress):
@@ -162,7 +177,7 @@ class Watched(Progress):
 WAIT_FREE = {
     "bf16": ["--precision", "bf16", "--ema", "0.9", "--clip_grad_norm", "1"],
     "fp16": ["--precision", "fp16", "--grad_accumulation", "2"],
-    "losses": ["--loss_type", "cross_entropy,focal_loss,ohem,dice", "--lr_policy", "cosine"],
+    "losses": ["--loss_type", "cross_entropy,focal_loss,ohem,dice", "--activation_checkpointing"],
 }
 
 

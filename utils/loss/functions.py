@@ -65,12 +65,13 @@ def labeled_weight(
     if weight is None:
         return labeled.sum().to(longest)
     weight = weight.to(labels.device)
-    return (weight[torch.where(labeled, labels, 0).long()] * labeled).sum(dtype=longest)
+    return (weight[labels.masked_fill(~labeled, 0).long()] * labeled).sum(dtype=longest)
 
 
 def mean_from_sums(total: Tensor, count: Tensor) -> Tensor:
     """`total / count`, or 0 with a gradient of 0 where nothing was counted."""
-    return total / torch.where(count > 0, count, 1).to(total.dtype)
+    # Not torch.where, which waits for a GPU to get the number 1.
+    return total / count.masked_fill(count <= 0, 1).to(total.dtype)
 
 
 def cross_entropy_sum(
@@ -116,7 +117,7 @@ def focal_sum(
     missing = (-torch.expm1(-cross_entropy)).clamp(min=torch.finfo(logits.dtype).tiny)
     focal = focal_alpha * missing**focal_gamma * cross_entropy
     if weight is not None:
-        focal = focal * weight[torch.where(labels != ignore_index, labels, 0)]
+        focal = focal * weight[labels.masked_fill(labels == ignore_index, 0)]
     return focal.sum()
 
 
@@ -146,11 +147,11 @@ def hard_labels(
     1/16 are customary for pixels since BiSeNet (Yu et al., 2018).
     """
     labeled = labels != IGNORE_INDEX
-    ordered = _as_integers(torch.where(labeled, probability, torch.inf).flatten()).sort().values
+    ordered = _as_integers(probability.masked_fill(~labeled, torch.inf).flatten()).sort().values
     last_kept = ((labeled.sum() * min_kept).ceil().long() - 1).clamp(min=0)
     hardest = ordered.gather(0, last_kept[None]).view(probability.dtype)
     kept = (probability < threshold) | (probability <= hardest)
-    return torch.where(kept, labels, IGNORE_INDEX)
+    return labels.masked_fill(~kept, IGNORE_INDEX)
 
 
 def ohem_loss(
@@ -206,7 +207,7 @@ def _lovasz_slopes(errors: Tensor, truth: Tensor, labeled: Tensor) -> Tensor:
     the class takes one from the intersection, any other pixel adds one to the union.
     """
     # The largest error comes first. Ignored pixels come last, where they change no other's slope.
-    order = torch.where(labeled, -_as_integers(errors), 1).argsort()
+    order = (-_as_integers(errors)).masked_fill(~labeled, 1).argsort()
     hit = truth[order]
     hits = hit.cumsum(0)
     intersection = (hits[-1:] - hits).to(errors.dtype)

@@ -222,7 +222,7 @@ class OptimizerStep:
         """Make one gradient NaN in a bad step: then the scaler skips the update."""
         first = next(iter(self._gradients()), None)
         if first is not None:
-            first.add_(torch.where(bad, torch.nan, 0.0).to(first.dtype))
+            first.masked_fill_(bad, torch.nan)
 
     def _skip_update_if(self, bad: Tensor) -> None:
         """Let the next `optimizer.step()` change nothing in a bad step."""
