@@ -219,3 +219,29 @@ def test_mean_and_std_of_our_own_checkpoint_come_with_its_backbone(tmp_path):
     torch.save(content, tmp_path / "own.pth")
     load_backbone_weights(model, tmp_path / "own.pth")
     assert (model.mean, model.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+SEGMENTATION_HEADS = ["model.last_layer.3.weight", "decode_head.conv_seg.weight"]
+SEGMENTATION_HEADS += ["model.ocr_distri_head.w", "cls_head.weight", "auxiliary_head.conv.weight"]
+OTHER_HEADS = ["classifier.weight", "incre_modules.0.w", "neck.fpn.weight", "decoder.block.weight"]
+
+
+@pytest.mark.parametrize("head", [*SEGMENTATION_HEADS, *OTHER_HEADS])
+def test_hrnet_computes_as_its_files_were_trained(head, tmp_path):
+    """Segmentation files with bilinear fusion, all others with nearest; and it is said."""
+    name, bilinear = "deeplabv3_hrnetv2_18_small", head in SEGMENTATION_HEADS
+    expected = create_model(name, backbone_args={"fuse_mode": "bilinear"} if bilinear else {})
+    prefix = head.split(".")[0] + "." if head.startswith("model.") else "backbone."
+    state = {prefix + key: value for key, value in expected.backbone.state_dict().items()}
+    torch.save({"state_dict": state | {head: torch.ones(2)}}, tmp_path / "h.pth")
+    model = create_model(name)
+    report = load_backbone_weights(model, tmp_path / "h.pth")
+    assert ("trained with backbone_args={'fuse_mode': 'bilinear'}, and so" in report) is bilinear
+    assert model.build_args == expected.build_args
+    x = torch.randn(1, 3, 65, 98)
+    with torch.no_grad():
+        assert torch.equal(model.eval().backbone(x)["out"], expected.eval().backbone(x)["out"])
+    asked = create_model(name, backbone_args={"fuse_mode": "nearest"})
+    report = load_backbone_weights(asked, tmp_path / "h.pth")
+    assert ("but the model was built with {'fuse_mode': 'nearest'}" in report) is bilinear
+    assert asked.build_args["backbone_args"] == {"fuse_mode": "nearest"}
