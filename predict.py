@@ -89,7 +89,7 @@ def load_model(
         content,
         source=opts.ckpt,
         name=old.model or (None if is_ours else "deeplabv3plus_mobilenet"),
-        output_stride=old.output_stride or (None if is_ours else 16),
+        output_stride=old.output_stride,
     )
     if is_ours:
         if old.separable_conv and not model.build_args["separable_conv"]:
@@ -97,13 +97,15 @@ def load_model(
         return model, network.pretrained.has_average(content)
     dataset, num_classes = old.dataset or "voc", model.build_args["num_classes"]
     facts = datasets.DATASETS[dataset].facts
-    if num_classes != len(facts.class_names):
+    if network.pretrained.is_misbuilt(model):
+        say(network.pretrained.MISBUILT)
+    elif num_classes != len(facts.class_names):
         raise ValueError(
             f"{opts.ckpt} has {num_classes} classes, but --dataset {dataset} has "
             f"{len(facts.class_names)}; give the --dataset that it was trained on"
         )
-    model.class_names, model.palette = facts.class_names, facts.palette
-    return model, False
+    model.class_names, model.palette = facts.class_names[:num_classes], facts.palette
+    return model, network.pretrained.has_average(content)
 
 
 def read_rgb(path: Path, crop_size: int | None) -> np.ndarray:

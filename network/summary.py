@@ -35,6 +35,10 @@ are in millions, with 21 classes. GFLOPs are those of a 512x512 image at each ou
 multiply-add counts as two. The weights are those that `--pretrained imagenet` fetches, with their
 ImageNet accuracy and license; where nobody has published any, give a file.
 
+A file fits a network by the names and shapes of its tensors. timm's `resnetblur50` and `resnetaa50`
+have those of `resnet50`, but blur or average before they subsample: they load without a word, and
+give other features than in timm.
+
 `make tables` writes this page.
 
 """

@@ -10,9 +10,8 @@ from .loading import (
     load_checkpoint,
     load_model_state,
     load_pretrained,
-    origin_line,
-    predecessor_build_args,
     rebuild,
 )
+from .predecessor import MISBUILT, is_misbuilt, origin_line, predecessor_build_args
 from .tensors import has_aux_head, matching_models
 from .weights import WeightUrls, describe

@@ -14,7 +14,7 @@ from typing import Any
 from .._deeplab import DeepLabV3
 from ..backbone import BACKBONES, Backbone
 from ..factory import build_model, model_parts
-from ..metadata import NOTE, PREDECESSOR, noted_args, set_backbone_args
+from ..metadata import NOTE, noted_args, set_backbone_args
 from .checkpoint import Checkpoint, State
 from .contents import (
     Found,
@@ -27,6 +27,7 @@ from .contents import (
     with_metadata,
 )
 from .files import read_file
+from .predecessor import origin_line, predecessor_build_args
 from .tensors import (
     AUX_HEAD,
     check_values,
@@ -211,38 +212,6 @@ def load_model_state(
     if not any(re.match(r"classifier\.(classifier|aspp)\.", key) for key in state):
         reason += "; the file has no head of a DeepLab: --pretrained FILE takes its backbone alone"
     raise ValueError(f"{source} fits neither {this} nor any other model: {reason}")
-
-
-def predecessor_build_args(name: str, state: State) -> dict[str, Any]:
-    """How to build `name` so that a checkpoint of the predecessor predicts what it did there.
-
-    The tensors show the number of classes and separable convolutions. Its MobileNetV2 and HRNet
-    compute something else with the same tensors; where nothing says whose they are, they count as
-    the predecessor's. Its files do not state output stride and ASPP rates.
-    """
-    network = BACKBONES[model_parts(name).backbone].network
-    noted = noted_args(metadata_of(state), network)
-    args: dict[str, Any] = {
-        "separable_conv": is_separable(state),
-        "backbone_args": dict(network.predecessor_args if noted is None else noted),
-    }
-    if num_classes := num_classes_of(state):
-        args["num_classes"] = num_classes
-    return args
-
-
-def origin_line(name: str, state: State) -> str | None:
-    """One line on what was taken for weights of the predecessor; None for others."""
-    args = dict(BACKBONES[model_parts(name).backbone].network.predecessor_args)
-    metadata = metadata_of(state).get("", {})
-    if not args or predecessor_build_args(name, state)["backbone_args"] != args or NOTE in metadata:
-        return None
-    if metadata:
-        return f"weights of {PREDECESSOR}: {name} computes with backbone_args={args}, as there"
-    return (
-        f"the weights do not say how they were trained; assumed: backbone_args={args}, as in "
-        f"{PREDECESSOR}; for others, load them by load_state_dict into a model from create_model"
-    )
 
 
 def load_checkpoint(
