@@ -211,8 +211,8 @@ class OptimOptions:
     compile: bool = option(False, "compile the training network with torch.compile; for GPUs")
     activation_checkpointing: bool = option(
         False,
-        "keep little of the backbone's forward pass and compute it again in the backward pass: "
-        "less memory, a slower step, the same result",
+        "keep few maps of the backbone: half the memory and the same result, for one more forward "
+        "pass of the backbone in each step",
         free_on_resume=True,
     )
     ema: float = option(
