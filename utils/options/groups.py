@@ -211,7 +211,7 @@ class OptimOptions:
     compile: bool = option(False, "compile the training network with torch.compile; for GPUs")
     activation_checkpointing: bool = option(
         False,
-        "keep few maps of the backbone: half the memory and the same result, for one more forward "
+        "keep few maps of the backbone: less memory and the same result, for one more forward "
         "pass of the backbone in each step",
         free_on_resume=True,
     )
