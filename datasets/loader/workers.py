@@ -7,9 +7,11 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from utils.runtime.console import size_text
+from utils.runtime.limits import cpu_quota
 
 PREFETCH = 2  # batches that each loader process fetches ahead; torch's default
 SHARED_MEMORY = Path("/dev/shm")
@@ -21,29 +23,7 @@ def available_cores() -> int:
         cores = len(os.sched_getaffinity(0))
     else:
         cores = os.cpu_count() or 1
-    return max(1, int(min(cores, _quota(Path("/")))))
-
-
-def _quota(root: Path) -> float:
-    """The tightest CPU quota of this process's control group (version 2) and its parents."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:  # not Linux, or not readable
-        return math.inf
-    path = next((line[3:] for line in lines if line.startswith("0::")), "/")
-    top = root / "sys/fs/cgroup"
-    group = top / path.lstrip("/")
-    # In a container the path may be that of the host; then only the top exists.
-    folders = [group, *group.parents]
-    return min(_folder_quota(folder) for folder in folders[: folders.index(top) + 1])
-
-
-def _folder_quota(folder: Path) -> float:
-    try:
-        time, period = map(float, (folder / "cpu.max").read_text().split())
-    except (OSError, ValueError):  # missing file, or "max"
-        return math.inf
-    return time / period
+    return max(1, int(min(cores, cpu_quota())))
 
 
 def default_num_workers(local_world_size: int) -> int:
@@ -128,6 +108,22 @@ def worker_death_line(error: BaseException) -> str | None:
     if exited := EXITED.search(text):
         return f"loader process {exited[1].strip()} ended unexpectedly; {RESTART_HINT}"
     return None
+
+
+def waiting_line(pids: Sequence[int]) -> str:
+    """What is said when the loader processes `pids` have sent nothing for long."""
+    stopped = " ".join(str(pid) for pid in pids if _is_stopped(pid))
+    if stopped:
+        return f"no batch comes: loader process {stopped} is stopped; kill -CONT {stopped} helps"
+    return "no batch comes: the disk or the network drive with the images may be slow or gone"
+
+
+def _is_stopped(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:  # not Linux, or ended just now
+        return False
+    return state in "Tt"
 
 
 def as_worker_error(error: BaseException) -> WorkerError | None:

@@ -3,5 +3,5 @@
 from .checks import changes_on_resume, check_options, without_effect
 from .commands import command_line, resume_command, torchrun_command
 from .groups import DataOptions, ModelOptions, OptimOptions, RunOptions, VisOptions
-from .parser import parse_main, parse_predict
+from .parser import from_namespace, main_parser, parse_main, parse_predict, predict_parser
 from .programs import Options, PredecessorOptions, PredictOptions, changed, flat

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
@@ -24,11 +26,26 @@ def resume_command(command: str, *, processes: int) -> str:
     """The command that continues the run that `command` started."""
     start = [name for name, field in fields().items() if field.metadata["starts_run"]]
     words = [*_without(shlex.split(command), start), "--continue_training"]
-    return shlex.join(words) if processes == 1 else _with_torchrun(words, processes=processes)
+    return _shown(words) if processes == 1 else _with_torchrun(words, processes=processes)
 
 
 def _with_torchrun(words: Sequence[str], *, processes: int) -> str:
-    return shlex.join(["torchrun", "--nproc_per_node", str(processes), *words[1:]])
+    return _shown(["torchrun", "--nproc_per_node", str(processes), *words[1:]])
+
+
+def _shown(words: Sequence[str]) -> str:
+    """The command as one line to type."""
+    return " ".join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    if not re.search("[\x00-\x1f\x7f-\x9f\ud800-\udfff]", word):
+        return shlex.quote(word)
+    # A line end, or a byte that is no text: as bash, zsh and ksh read it.
+    plain = (
+        chr(b) if 32 <= b < 127 and b not in b"'\\" else f"\\x{b:02x}" for b in os.fsencode(word)
+    )
+    return f"$'{''.join(plain)}'"
 
 
 def _without(words: Sequence[str], names: Iterable[str]) -> list[str]:

@@ -59,6 +59,7 @@ def option(
     only_with: str | None = None,
     not_with: Sequence[str] = (),
     free_on_resume: bool = False,
+    kept_on_resume: bool = False,
     starts_run: bool = False,
 ) -> T:
     """A dataclass field that is also a flag of its name and type; a tuple takes several values.
@@ -67,6 +68,7 @@ def option(
     first. `only_with` is the option without which this one has no effect, `not_with` are those
     beside which it has none: a name, or a name and values, as in "dataset voc or folder".
     `free_on_resume`: a resumed run may change it, because it does not change what is computed.
+    `kept_on_resume`: where it is not given, a resumed run takes it from the checkpoint.
     `starts_run`: it says where a run starts, so the command that resumes the run leaves it out.
     """
     facts = {
@@ -76,6 +78,7 @@ def option(
         "only_with": only_with,
         "not_with": not_with,
         "free_on_resume": free_on_resume or starts_run,
+        "kept_on_resume": kept_on_resume,
         "starts_run": starts_run,
     }
     field: Any = dataclasses.field(default=default, metadata=facts)

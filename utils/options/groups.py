@@ -50,6 +50,7 @@ class DataOptions:
         None,
         "outputs of the network (default: the classes of the data set)",
         Value("N", 2, 255),  # 255 in a label means ignored
+        free_on_resume=True,  # other names of the outputs are refused
     )
     year: str = option("2012", "year of VOC", choices=tuple(reversed(VOC_FOLDERS)))
     download: bool = option(False, "download the data set first", free_on_resume=True)
@@ -123,14 +124,20 @@ class ModelOptions:
     list_models: bool = option(
         False, "print all networks with their sizes, and stop", free_on_resume=True
     )
-    separable_conv: bool = option(False, "depthwise separable convolutions in ASPP and decoder")
+    separable_conv: bool = option(
+        False, "depthwise separable convolutions in ASPP and decoder", kept_on_resume=True
+    )
     output_stride: int | None = option(
-        None, "output stride of the backbone (default: 16; HRNet: always 4)", choices=(8, 16, 32)
+        None,
+        "output stride of the backbone (default: 16; HRNet: always 4)",
+        choices=(8, 16, 32),
+        kept_on_resume=True,
     )
     aspp_rates: tuple[int, int, int] | None = option(
         None,
         "atrous rates of ASPP (default: by the output stride)",
         Value("RATE", 1, 2048),  # the width of the largest crop at output stride 8
+        kept_on_resume=True,
     )
     pretrained: str | None = option(
         None,
@@ -144,6 +151,7 @@ class ModelOptions:
         None,
         "BatchNorm momentum of the backbone (default: 0.1 from random weights, else 0.01)",
         SHARE,
+        kept_on_resume=True,
     )
     ckpt: str | None = option(
         None, "checkpoint to start from, to test, or to continue", FILE, starts_run=True

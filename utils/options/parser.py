@@ -34,26 +34,47 @@ Segment images with a trained network.
   python predict.py --input FOLDER --ckpt FILE --output masks --overlay
   python predict.py --input FOLDER --ckpt FILE --val_tile 1024       # needs less memory"""
 
+PREDICT_GROUPS = {"predict": PredictOptions, "predecessor": PredecessorOptions}
+
+
+def main_parser() -> argparse.ArgumentParser:
+    """The parser of `main.py`."""
+    return _parser(get_type_hints(Options), "main.py", MAIN_HELP)
+
+
+def predict_parser() -> argparse.ArgumentParser:
+    """The parser of `predict.py`."""
+    return _parser(PREDICT_GROUPS, "predict.py", PREDICT_HELP)
+
+
+def from_namespace(parsed: argparse.Namespace) -> Options:
+    """What `main_parser` has parsed, in groups; raises ValueError for values out of bounds."""
+    groups = get_type_hints(Options)
+    return Options(**{name: _collect(group, vars(parsed)) for name, group in groups.items()})
+
 
 def parse_main(argv: Sequence[str] | None = None) -> Options:
     """Options of `main.py`; a mistake ends the program with one line and exit code 2."""
-    groups = get_type_hints(Options)
-    return Options(**_parse(groups, "main.py", MAIN_HELP, argv=argv))
+    parser = main_parser()
+    try:
+        return from_namespace(parser.parse_args(argv))
+    except ValueError as error:
+        parser.error(str(error))
 
 
 def parse_predict(
     argv: Sequence[str] | None = None,
 ) -> tuple[PredictOptions, PredecessorOptions]:
     """Options of `predict.py`; a mistake ends the program with one line and exit code 2."""
-    groups = {"predict": PredictOptions, "predecessor": PredecessorOptions}
-    parsed = _parse(groups, "predict.py", PREDICT_HELP, argv=argv)
-    return parsed["predict"], parsed["predecessor"]
+    parser = predict_parser()
+    try:
+        values = vars(parser.parse_args(argv))
+        return _collect(PredictOptions, values), _collect(PredecessorOptions, values)
+    except ValueError as error:
+        parser.error(str(error))
 
 
-def _parse(
-    groups: Mapping[str, type], prog: str, description: str, *, argv: Sequence[str] | None
-) -> dict[str, Any]:
-    """One instance of each group, from `argv` or the command line."""
+def _parser(groups: Mapping[str, type], prog: str, description: str) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=prog,
         usage=f"{prog} [options] [@FILE]",
@@ -63,23 +84,30 @@ def _parse(
     )
     for group in groups.values():
         _add_group(parser, group)
-    try:
-        words = expand(sys.argv[1:] if argv is None else argv)
-        values = vars(parser.parse_args(words))
-        return {name: _collect(group, values) for name, group in groups.items()}
-    except ValueError as error:
-        parser.error(str(error))
+    return parser
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line."""
+    """argparse whose errors are one line, and where `@FILE` stands for the options in FILE."""
+
+    def parse_known_args(  # type: ignore[override]  # the rest of argparse calls it like this
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        try:
+            words = expand(sys.argv[1:] if args is None else args)
+        except ValueError as error:
+            self.error(str(error))
+        return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
         unknown = re.match(r"unrecognized arguments: ([^\s=]+)", message)
         if unknown:
-            flags = [flag for action in self._actions for flag in action.option_strings]
-            near = difflib.get_close_matches(unknown[1], flags, n=1)
-            meant = [f"@{unknown[1]}"] if os.path.isfile(unknown[1]) else near
+            # Without the dashes, in which all flags are alike.
+            names = [flag[2:] for action in self._actions for flag in action.option_strings]
+            near = difflib.get_close_matches(unknown[1].lstrip("-"), names, n=1)
+            meant = [f"--{name}" for name in near]
+            if os.path.isfile(unknown[1]):
+                meant = [f"@{unknown[1]}"]
             hint = f"; did you mean {meant[0]}?" if meant else "."
             message = f"unknown option {unknown[1]}{hint} All options: python {self.prog} --help"
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
@@ -140,7 +168,7 @@ def _collect(group: type, values: Mapping[str, Any]) -> Any:
     """An instance of `group`; raises ValueError for values out of bounds."""
     chosen = {}
     for field in dataclasses.fields(group):
-        value = values[field.name]
+        value = values.get(field.name, field.default)
         value = tuple(value) if isinstance(value, list) else value
         if value == "":
             raise ValueError(f"--{field.name} is empty; give a value, or leave it out")

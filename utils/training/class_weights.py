@@ -52,7 +52,7 @@ def read_class_weights(path: str, class_names: Sequence[str]) -> Tensor | None:
         raise FileNotFoundError(
             f"--class_weights {path}: the file does not exist; give a file, auto or none"
         )
-    for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in Path(path).read_text(encoding="utf-8-sig", errors="replace").splitlines():
         words = line.split("#")[0].split(maxsplit=1)
         if not words:
             continue
@@ -69,4 +69,6 @@ def read_class_weights(path: str, class_names: Sequence[str]) -> Tensor | None:
     missing = [name for name in class_names if name not in weights]
     if missing:
         raise ValueError(f"{path}: no weight for {', '.join(missing)}; every class needs a line")
+    if not any(weights.values()):
+        raise ValueError(f"{path}: every weight is 0, so nothing would be learned")
     return torch.tensor([weights[name] for name in class_names])

@@ -1,7 +1,8 @@
-"""Cores by affinity and control group, shared memory, and what is said when a worker dies."""
+"""Cores, shared memory, and what is said when a worker dies."""
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,49 +20,14 @@ from datasets.loader.workers import (
 )
 
 
-def system(root: Path, groups: str, files: dict[str, str]) -> Path:
-    """A tree with /proc/self/cgroup and files below /sys/fs/cgroup."""
-    (root / "proc/self").mkdir(parents=True)
-    (root / "proc/self/cgroup").write_text(groups)
-    for name, text in files.items():
-        path = root / "sys/fs/cgroup" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n")
-    return root
-
-
-INF = float("inf")
-
-
 @pytest.mark.parametrize(
-    ("groups", "files", "expected"),
-    [
-        ("0::/\n", {"cpu.max": "max 100000"}, INF),
-        ("0::/\n", {"cpu.max": "250000 100000"}, 2.5),
-        # The parent is tighter; the path of the host inside a container is not there.
-        ("0::/a/b\n", {"a/b/cpu.max": "800000 100000", "a/cpu.max": "300000 100000"}, 3),
-        ("0::/host/x\n", {"cpu.max": "150000 100000"}, 1.5),
-        ("4:memory:/m\n0::/job\n", {"job/cpu.max": "50000 100000", "m/cpu.max": "1 100000"}, 0.5),
-        ("1:cpu:/\n", {}, INF),  # version 1 only
-        ("0::/\n", {}, INF),
-    ],
-)
-def test_quota(tmp_path: Path, groups: str, files: dict[str, str], expected: float) -> None:
-    assert workers._quota(system(tmp_path, groups, files)) == expected
-
-
-def test_no_control_groups(tmp_path: Path) -> None:
-    assert workers._quota(tmp_path) == INF
-
-
-@pytest.mark.parametrize(
-    ("affinity", "quota", "expected"), [(6, INF, 6), (6, 2.9, 2), (2, 8.0, 2), (4, 0.5, 1)]
+    ("affinity", "quota", "expected"), [(6, math.inf, 6), (6, 2.9, 2), (2, 8.0, 2), (4, 0.5, 1)]
 )
 def test_available_cores(
     monkeypatch: pytest.MonkeyPatch, affinity: int, quota: float, expected: int
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(affinity)), raising=False)
-    monkeypatch.setattr(workers, "_quota", lambda _: quota)
+    monkeypatch.setattr(workers, "cpu_quota", lambda: quota)
     assert available_cores() == expected
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
+import subprocess
+
 import pytest
 
-from utils.options import resume_command, torchrun_command
+from utils.options import command_line, resume_command, torchrun_command
 
 
 @pytest.mark.parametrize("gpus", ["--gpu_id 0,1,2", "--gpu_id=0,1,2", "--gpu_id '0,1,2'"])
@@ -29,3 +34,16 @@ def test_what_goes_on_starts_from_the_runs_own_checkpoint(
     started: str, processes: int, goes_on: str
 ) -> None:
     assert resume_command(f"python main.py {started}", processes=processes) == goes_on
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize(
+    "name", ["two words", "it's", "a\nb", "a\udcffb", "\t'\\", "\x1b[2J\udce9", "é$x"]
+)
+def test_a_shell_reads_any_name_as_it_was(name: str) -> None:
+    line = resume_command(command_line(["--output_dir", name]), processes=1)
+    assert "\n" not in line and line.encode()
+    read = subprocess.run(["bash", "-c", f"printf '%s\\0' {line}"], stdout=subprocess.PIPE).stdout
+    expected = ["python", "main.py", "--output_dir", name, "--continue_training"]
+    assert read.split(b"\0")[:-1] == [os.fsencode(word) for word in expected]
+    assert name.isprintable() == (shlex.split(line) == expected)

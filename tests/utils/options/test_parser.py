@@ -75,6 +75,8 @@ def test_counts_may_be_written_as_30e3() -> None:
         ("--crop_size 32", "--crop_size 32: must be at least 33"),
         ("--modle x", "unknown option --modle; did you mean --model? All options: python main.py"),
         ("--modle=x", "unknown option --modle; did you mean --model?"),
+        ("--markdown", "unknown option --markdown. All options: python main.py --help"),
+        ("-lr 1", "unknown option -lr; did you mean --lr?"),
         ("--qqqqq", "unknown option --qqqqq. All options: python main.py --help"),
         (f"{ROOT}/recipes/shapes.txt", f"did you mean @{ROOT}/recipes/shapes.txt?"),
         ("--lr x", "--lr: invalid float value: 'x'"),

@@ -52,10 +52,22 @@ def test_nothing_is_no_value(program: str, name: str, capsys) -> None:
     refusal(program, name, "", capsys)
 
 
-@pytest.mark.parametrize("text", ["x", "nan", "inf", "-inf", "1e999", "1e60", "-1e60"])
+@pytest.mark.parametrize("text", ["x", "nan", "inf", "-inf", "1e999", "1e60", "-1e60", "-1"])
 @pytest.mark.parametrize(("program", "name"), NUMBERS)
 def test_no_number_is_a_word_or_without_limits(program: str, name: str, text: str, capsys) -> None:
     refusal(program, name, text, capsys)
+
+
+@pytest.mark.parametrize("text", ["1e9", "1e20", "1000000000000000000000"])
+@pytest.mark.parametrize(("program", "name"), NUMBERS)
+def test_a_large_number_is_refused_or_within_the_bounds(
+    program: str, name: str, text: str, capsys
+) -> None:
+    value = OPTIONS[program, name][0].metadata["value"]
+    if value is not None and value.allows(float(text)):
+        assert parse(program, name, text) == float(text)
+    else:
+        refusal(program, name, text, capsys)
 
 
 @pytest.mark.parametrize(("program", "name"), BOUNDED)

@@ -17,9 +17,20 @@ def test_class_weights_come_from_a_file_by_name(tmp_path: Path) -> None:
     assert read_class_weights("none", ["road"]) is None
 
 
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "weights.txt"
+    path.write_text("\ufeff1 road\n0 sky\n")
+    assert read_class_weights(str(path), ["road", "sky"]).tolist() == [1.0, 0.0]
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("1 road\n", "no weight for sky"), ("1 raod\n1 sky", "'1 raod'"), ("x road\n", "'x' in")],
+    [
+        ("1 road\n", "no weight for sky"),
+        ("1 raod\n1 sky", "'1 raod'"),
+        ("x road\n", "'x' in"),
+        ("0 road\n0 sky\n", "weights.txt: every weight is 0"),
+    ],
 )
 def test_class_weights_that_make_no_sense_are_named(
     text: str, expected: str, tmp_path: Path
