@@ -13,6 +13,12 @@ results/. All options: python main.py --help. utils/training/prepare.py builds a
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the slow imports, so that Ctrl-C during them is one line, too
+    from utils.runtime.signals import end_on_interrupt
+
+    end_on_interrupt()
+
+import argparse
 import math
 import sys
 import time
@@ -23,21 +29,24 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from datasets import SegmentationDataset
 from metrics import StreamSegMetrics
 from network.inference import folded, labels_from_logits, low_res_logits
 from network.summary import models_table
 from utils import options
-from utils.runtime import checkpoint, distributed
+from utils.runtime import distributed
 from utils.runtime.console import say
+from utils.runtime.lock import RunLock
 from utils.runtime.memory import peak_memory
 from utils.runtime.precision import AUTOCAST_DTYPES
-from utils.runtime.signals import StopSignal
+from utils.runtime.signals import StopSignal, one_interrupt
 from utils.training import report
-from utils.training.data import check_data, grouped
+from utils.training.data import build_datasets, check_data, grouped
 from utils.training.errors import explain
 from utils.training.model import train_mode, training_network
 from utils.training.prepare import prepare
 from utils.training.run import Run
+from utils.training.saving import delete_what_is_replaced, save
 from utils.training.step import TrainingState
 from utils.visualizer import SCORE, Progress, Trackers, plain_warnings
 
@@ -66,8 +75,9 @@ def train(run: Run, trackers: Trackers, progress: Progress, stop: StopSignal) ->
     """Train from the present step to --total_itrs, validating and saving on the way."""
     opts, world, optimizer_step = run.opts, run.world, run.optimizer_step
     state = TrainingState.of(run.start.saved) if run.start.resumes else TrainingState()
-    patience = opts.optim.early_stop or math.inf
-    if state.validations_since_best >= patience:
+    if state.validation_due:  # the run ended in the middle of it
+        validate_and_save(run, state, trackers, is_saved=True)
+    if stops_early(run, state):
         report.say_stopped(run, state, signal=None)
         return
     net = training_network(run.model, state.step, optim=opts.optim, world=world)
@@ -85,23 +95,22 @@ def train(run: Run, trackers: Trackers, progress: Progress, stop: StopSignal) ->
         progress.count(sum(len(images) for images, _ in batches) * world.size)
 
         signaled = world.any(stop.name is not None)
-        is_last = signaled or state.step == opts.optim.total_itrs
-        validates = state.step == opts.optim.total_itrs or state.step % opts.run.val_interval == 0
+        is_end = state.step == opts.optim.total_itrs
+        state.validation_due = is_end or state.step % opts.run.val_interval == 0
         interval = opts.run.save_interval or opts.run.val_interval
-        saves = is_last or validates or state.step % interval == 0
+        saves = signaled or state.validation_due or state.step % interval == 0
         if saves or state.step % opts.run.print_interval == 0:
             report_step(run, state, losses, rates, trackers, progress)
             losses = []
         report.say_skipped(run, "train", at_step=state.step)
         if saves:
-            is_best = validates and (
-                state.update(validate(run, state.step, trackers)) or not run.files.best.exists()
-            )
-            is_last = is_last or state.validations_since_best >= patience
-            save(run, state, is_best=is_best, is_last=is_last)
+            validates = state.validation_due
+            is_saved = save(run, state, is_last=signaled and not validates)
+            if validates:
+                validate_and_save(run, state, trackers, is_saved=is_saved)
             train_mode(run.model, state.step, optim=opts.optim)
             progress.restart(validated=validates)
-            if is_last:
+            if signaled or is_end or stops_early(run, state):
                 report.say_skipped(run, "train")
                 break
     if state.step < opts.optim.total_itrs:
@@ -133,30 +142,20 @@ def report_step(
     trackers.scalars(step, values)
 
 
-def save(run: Run, state: TrainingState, *, is_best: bool, is_last: bool) -> None:
-    """Write the latest checkpoint, and before it the best one if this is the best.
+def validate_and_save(
+    run: Run, state: TrainingState, trackers: Trackers, *, is_saved: bool
+) -> None:
+    """Validate, and save the result: whatever goes wrong here costs no training.
 
-    All processes must call it. If the disk is full, this checkpoint is lost and training goes on,
-    unless it is the last one.
+    `is_saved`: the latest checkpoint is of this step, and says that its validation is due.
     """
-    rng_states = run.world.gather(checkpoint.rng_state())
-    if not run.world.is_main:
-        return
-    content = run.checkpoint(state, rng_states)
-    if not checkpoint.is_finite(content):
-        text = f"the weights are NaN or infinite at step {state.step}"
-        if is_last:
-            raise FloatingPointError(f"{text}: not saved; the earlier checkpoints stay")
-        say(f"not saved: {text}")
-        return
-    try:
-        if is_best:
-            checkpoint.save(content, run.files.best)
-        checkpoint.save_latest(content, run.files, keep=run.opts.run.keep_checkpoints)
-    except OSError as error:
-        if is_last:
-            raise
-        say(f"not saved: {error}; the earlier checkpoints are whole, and training goes on")
+    is_best = state.update(validate(run, state.step, trackers)) or not run.files.best.exists()
+    is_last = state.step == run.opts.optim.total_itrs or stops_early(run, state)
+    save(run, state, is_last=is_last, is_best=is_best, replaces=is_saved)
+
+
+def stops_early(run: Run, state: TrainingState) -> bool:
+    return state.validations_since_best >= (run.opts.optim.early_stop or math.inf)
 
 
 def validate(run: Run, step: int, trackers: Trackers) -> float:
@@ -196,15 +195,6 @@ def validate(run: Run, step: int, trackers: Trackers) -> float:
     return metrics.get_results()[SCORE]
 
 
-def delete_what_is_replaced(run: Run) -> None:
-    """Delete the earlier run that --overwrite replaces, and what killed saves left."""
-    if run.opts.run.overwrite:
-        run.files.delete_run()
-    run.files.delete_leftovers()
-    if run.start.ckpt is not None:
-        run.files.make_latest(run.start.ckpt)
-
-
 def execute(run: Run) -> None:
     """Test or train, and say where the results are."""
     opts, world = run.opts, run.world
@@ -233,18 +223,30 @@ def execute(run: Run) -> None:
         trackers.close()
 
 
+def get_argparser() -> argparse.ArgumentParser:
+    """The parser of the options, as in the predecessor."""
+    return options.main_parser()
+
+
+def get_dataset(opts: argparse.Namespace) -> tuple[SegmentationDataset, SegmentationDataset]:
+    """The training and the validation set of parsed options; both give uint8 tensors."""
+    sets = build_datasets(options.from_namespace(opts), world=distributed.ALONE)
+    return sets["train"], sets["val"]
+
+
+@one_interrupt()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    opts = options.parse_main(argv)
-    plain_warnings()
-    if opts.model.list_models:
-        say(models_table())
-        return 0
-    run, code = None, 1
+    run, code, lock = None, 1, RunLock()
     try:
+        opts = options.parse_main(argv)
+        plain_warnings()
+        if opts.model.list_models:
+            say(models_table())
+            return 0
         if opts.data.check_data:
             return check_data(opts)
-        run = prepare(opts, options.command_line(argv))
+        run = prepare(opts, options.command_line(argv), lock=lock)
         execute(run)
         code = 0
     except KeyboardInterrupt:
@@ -260,6 +262,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             say(f"main.py: error: {line}", error=True)
         code = 1 if isinstance(error, FloatingPointError) else 2  # 2: a mistake of the user's
     finally:
+        lock.release()
         distributed.leave(code)
     return code
 

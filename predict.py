@@ -11,6 +11,12 @@ VainF/DeepLabV3Plus-Pytorch contain weights only: give --model, --dataset and --
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the slow imports, so that Ctrl-C during them is one line, too
+    from utils.runtime.signals import end_on_interrupt
+
+    end_on_interrupt()
+
+import argparse
 import os
 import sys
 from collections import Counter
@@ -31,6 +37,7 @@ from utils.runtime import distributed
 from utils.runtime.console import list_names, say
 from utils.runtime.memory import is_out_of_memory, keep_freed_memory
 from utils.runtime.precision import AUTOCAST_DTYPES, autocast, set_float32_precision
+from utils.runtime.signals import one_interrupt
 from utils.visualizer import plain_warnings
 from utils.visualizer.pictures import overlay, save_image, save_mask
 
@@ -192,11 +199,17 @@ def predict_all(
             save_image(overlay_path(target), overlay(image, labels, palette))
 
 
+def get_argparser() -> argparse.ArgumentParser:
+    """The parser of the options, as in the predecessor."""
+    return options.predict_parser()
+
+
+@one_interrupt()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    opts, old = options.parse_predict(argv)
-    plain_warnings()
     try:
+        opts, old = options.parse_predict(argv)
+        plain_warnings()
         model, device, jobs = prepare(opts, old)
         skipped = 0
         for line in predict_all(model, device, jobs, opts):

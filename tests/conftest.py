@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,11 @@ from PIL import Image
 from tests.browser import MISSING, Browser, is_installed
 
 torch.set_num_threads(1)  # small tensors; and the machine may run several tests at once
+
+# A script that starts the tests with & has Ctrl-C ignored, nohup SIGHUP, also in what they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,16 +68,19 @@ def assert_same_end(one: Path, two: Path, kinds: Sequence[str] = ("latest", "bes
     assert history(one) == history(two)
 
 
-def start_command(arguments: Sequence[str], *, code: str = "") -> subprocess.Popen[str]:
-    """`python main.py` as its own process, one thread; `code` runs before it."""
+def start_command(
+    arguments: Sequence[str], *, code: str = "", terminal: int | None = None
+) -> subprocess.Popen[str]:
+    """`python main.py` as its own process, one thread, on a terminal; `code` runs before it."""
     script = f"import sys; {code}\nimport main; sys.exit(main.main(sys.argv[1:]))"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [sys.executable, "-c", script, *arguments],
         cwd=ROOT,
         env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdin=terminal,
+        stdout=subprocess.PIPE if terminal is None else terminal,
+        stderr=subprocess.PIPE if terminal is None else terminal,
         text=True,
     )
 
@@ -103,3 +107,38 @@ def torchrun(
         text=True,
         timeout=timeout,
     )
+
+
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+from utils.runtime.lock import RunLock
+
+lock = RunLock()
+assert lock.acquire(Path(sys.argv[1])) is None
+child = os.fork()
+if child == 0:
+    time.sleep(60)
+    os._exit(0)
+print(child, flush=True)
+sys.stdin.read()
+os.kill(child, 9)
+lock.release()
+"""
+
+
+def lock_in_another_process(path: Path) -> subprocess.Popen[str]:
+    """A process that holds the lock until its stdin ends; it prints the pid of a child it forked.
+
+    The child has its files, as loader processes do.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(path)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    while not (path.exists() and path.read_text()) and process.poll() is None:
+        time.sleep(0.01)
+    return process

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import shlex
+import shutil
 import signal
 import time
 import zlib
@@ -121,6 +123,75 @@ def test_a_second_interrupt_ends_at_once(
     assert main.main(voc_args(*STEPS)) == 130
     error = capsys.readouterr().err
     assert error == "main.py: interrupted; nothing was saved yet\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a terminal")
+def test_a_closed_connection_saves(
+    voc_args: Args, undisturbed: Callable[[list[str]], Path], tmp_path: Path
+) -> None:
+    """The terminal is gone, so its processes get SIGHUP, and nothing can be printed any more."""
+    whole, (ours, theirs) = undisturbed(voc_args()), os.openpty()
+    code = "import fcntl, os, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    process = start_command(voc_args(*STEPS), code=code, terminal=theirs)
+    os.close(theirs)
+    path = tmp_path / "out" / NAME / "history.jsonl"
+    while process.poll() is None and not (path.exists() and '"step": 2' in path.read_text()):
+        time.sleep(0.01)
+    os.close(ours)
+    assert process.wait(120) == 0
+    assert 2 <= read(tmp_path / "out")["cur_itrs"] < 6
+    assert main.main(voc_args(*STEPS, "--continue_training")) == 0
+    assert_same_end(whole, tmp_path / "out")
+
+
+# --- what others do to a run's files and processes -----------------------------------------------
+
+
+def test_a_run_whose_folder_is_deleted_goes_on_and_loses_no_history(
+    voc_args: Args,
+    undisturbed: Callable[[list[str]], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    whole, out = undisturbed(voc_args()), tmp_path / "out"
+    at_step(monkeypatch, 5, lambda: shutil.rmtree(out / NAME))
+    assert main.main(voc_args(*STEPS)) == 0
+    assert capsys.readouterr().err.count("deleted during the run; it was written anew") == 1
+    assert_same_end(whole, out)
+    assert {path.name for path in (out / NAME).iterdir()} >= {"options.json", "samples"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_a_killed_loader_process_is_told_as_that(
+    voc_args: Args, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def kill_workers() -> None:
+        for worker in multiprocessing.active_children():
+            os.kill(worker.pid, signal.SIGKILL)
+
+    at_step(monkeypatch, 2, kill_workers)
+    more = ["--num_workers", "1", "--save_interval", "1", "--total_itrs", "99"]
+    assert main.main(voc_args(*more)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("main.py: error: ") and error.count("\n") == 1
+    assert "loader process" in error and "out of memory;" not in error
+    assert "--continue_training" in error and "--batch_size" not in error
+
+
+def test_a_name_that_is_no_text_and_two_lines_long(
+    voc_args: Args, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out\udcff\ntwo"
+    arguments = voc_args("--total_itrs", "1", "--output_dir", str(out))
+    assert main.main(arguments) == 0
+    assert main.main([*arguments, "--continue_training", "--total_itrs", "2"]) == 0
+    output, error = capsys.readouterr()
+    assert error == "" and output.count("/out\\udcff\\ntwo/") == 7
+    assert main.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "/out\\udcff\\ntwo/latest_" in error
+    assert read(out)["cur_itrs"] == 2
 
 
 # --- NaN -----------------------------------------------------------------------------------------

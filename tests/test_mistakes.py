@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -167,14 +170,18 @@ def test_nothing_saved_yet_is_said(voc_args: Args, tmp_path: Path, capsys) -> No
     assert "nothing was saved yet" in capsys.readouterr().err
 
 
-def test_a_full_disk_is_one_line(voc_args: Args, tmp_path: Path, monkeypatch, capsys) -> None:
-    def full(state: object, file: object) -> None:
-        raise RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos")
-
-    monkeypatch.setattr(torch, "save", full)
-    assert main.main(voc_args()) == 2
-    assert "is the disk full?" in capsys.readouterr().err
-    assert not list((tmp_path / "out").glob("*.pth*"))
+def test_a_full_disk_is_one_line(voc_args: Args, tmp_path: Path, capsys) -> None:
+    """The system refuses to write a checkpoint past a limit, as it does on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, hard))
+    try:
+        assert main.main(voc_args("--total_itrs", "1")) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    error, out = capsys.readouterr().err, tmp_path / "out"
+    reason = os.strerror(errno.EFBIG)
+    assert error == f"main.py: error: could not write {out / f'best_{NAME}.pth'}: {reason}\n"
+    assert not list(out.glob("*.pth*"))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datasets.base import SampleKey, SegmentationDataset
-from datasets.loader.workers import as_worker_error
+from datasets.loader.workers import as_worker_error, waiting_line
+from utils.runtime.patience import complaining
 from utils.runtime.signals import ignore_interrupts
 
 Sample = tuple[int, Tensor, Tensor]  # its index in the data set, image, label
@@ -93,12 +94,19 @@ def own_generator() -> torch.Generator:
 
 
 class WatchedLoader(DataLoader):
-    """A DataLoader that raises WorkerError when one of its processes dies."""
+    """A DataLoader that raises WorkerError when one of its processes dies.
+
+    Where no batch comes for `patience` seconds, it says so, and waits on.
+    """
+
+    patience = 60.0
 
     # A generator, while torch declares its private iterator class.
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         try:
-            yield from super().__iter__()
+            batches = super().__iter__()
+            pids = [worker.pid for worker in getattr(batches, "_workers", ())]
+            yield from complaining(batches, self.patience, lambda: waiting_line(pids))
         except (EOFError, OSError, RuntimeError) as error:
             death = as_worker_error(error) if self.num_workers else None
             if death is None:

@@ -47,6 +47,7 @@ class Checkpoint(TypedDict, total=False):
     best_score: float  # the highest validation score so far
     best_itrs: int  # the step of that score
     num_worse: int  # validations since then
+    validation_due: bool  # the file was written before the validation of its step
     bn_momentum: float  # of the backbone's BatchNorm
     class_weights: list[float] | None  # of the loss; None: all classes weigh the same
     rng: list[RngState]  # one for each process

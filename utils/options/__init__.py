@@ -1,7 +1,7 @@
 """The command line of `main.py` and `predict.py`: options, checks, and commands to type."""
 
 from .checks import changes_on_resume, check_options, without_effect
-from .commands import command_line, resume_command, torchrun_command
+from .commands import command_line, resume_command, to_type, torchrun_command
 from .groups import DataOptions, ModelOptions, OptimOptions, RunOptions, VisOptions
 from .parser import from_namespace, main_parser, parse_main, parse_predict, predict_parser
 from .programs import Options, PredecessorOptions, PredictOptions, changed, flat

@@ -26,14 +26,14 @@ def resume_command(command: str, *, processes: int) -> str:
     """The command that continues the run that `command` started."""
     start = [name for name, field in fields().items() if field.metadata["starts_run"]]
     words = [*_without(shlex.split(command), start), "--continue_training"]
-    return _shown(words) if processes == 1 else _with_torchrun(words, processes=processes)
+    return to_type(words) if processes == 1 else _with_torchrun(words, processes=processes)
 
 
 def _with_torchrun(words: Sequence[str], *, processes: int) -> str:
-    return _shown(["torchrun", "--nproc_per_node", str(processes), *words[1:]])
+    return to_type(["torchrun", "--nproc_per_node", str(processes), *words[1:]])
 
 
-def _shown(words: Sequence[str]) -> str:
+def to_type(words: Sequence[str]) -> str:
     """The command as one line to type."""
     return " ".join(map(_quoted, words))
 

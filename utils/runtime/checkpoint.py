@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -40,6 +40,11 @@ class RunFiles:
     @property
     def history(self) -> Path:
         return self.folder / "history.jsonl"
+
+    @property
+    def lock(self) -> Path:
+        """What the run locks; it lies outside `folder`, which may be deleted at any time."""
+        return self.output_dir / f".{self.name}.lock"
 
     @property
     def _before_latest(self) -> Path:
@@ -156,26 +161,53 @@ def newest_readable(
     raise ValueError(f"{'; '.join(problems)}; give --ckpt {other}, or start anew with --overwrite")
 
 
+class _Written:
+    """A file for torch's writer, which hides what the system says of a failed write: kept here."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.failure: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.failure = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
 def save(state: Checkpoint, path: Path, *, before: Callable[[], None] | None = None) -> None:
     """Write `state` so that `path` holds the old file or the new one, never half of either.
 
     Calls `before` when everything is on the disk, just before the new file takes its place. Raises
     OSError if the disk is full; the old file is whole then, and the run can continue.
     """
+    written = None
     try:
         with atomic_write(path, durable=True) as file:
-            torch.save(dict(state), file)
+            written = _Written(file)
+            torch.save(dict(state), written)  # type: ignore[arg-type]  # enough of a file for it
             file.flush()
             os.fsync(file.fileno())
             if before is not None:
                 before()
-    except RuntimeError as error:  # torch's writer hides what the system said
-        raise OSError(f"could not write {path}; is the disk full? ({error})") from error
+    except (OSError, RuntimeError) as error:
+        failure = error if isinstance(error, OSError) else written and written.failure
+        reason = failure.strerror if failure else str(error).splitlines()[0]
+        raise OSError(f"could not write {path}: {reason}") from error
 
 
-def save_latest(state: Checkpoint, files: RunFiles, *, keep: int = 2) -> None:
-    """As `save`; of the latest checkpoints the `keep` newest stay, this one included."""
-    save(state, files.latest, before=lambda: files.rotate(keep))
+def save_latest(
+    state: Checkpoint, files: RunFiles, *, keep: int = 2, replaces: bool = False
+) -> None:
+    """As `save`; of the latest checkpoints the `keep` newest stay, this one included.
+
+    With `replaces` it takes the place of the latest one, which is of the same step.
+    """
+    save(state, files.latest, before=None if replaces else lambda: files.rotate(keep))
 
 
 def is_finite(state: Checkpoint) -> bool:

@@ -2,17 +2,48 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import TextIO
 
 from tqdm import tqdm
 
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
 
 def say(text: str, *, error: bool = False) -> None:
-    """Print a line to stdout (or stderr) at once; a progress bar on the screen stays whole."""
+    """Print `text` to stdout (or stderr) at once; a progress bar on the screen stays whole.
+
+    An error is one line, whatever names it holds. Where nobody can read it, the text is lost.
+    """
     stream = sys.stderr if error else sys.stdout
-    with tqdm.external_write_mode(file=stream):
-        print(text, file=stream, flush=True)
+    text = one_line(text) if error else text
+    # Names of files need not be text, and the terminal may not have all characters.
+    encoding = stream.encoding or "utf-8"
+    text = text.encode(encoding, "backslashreplace").decode(encoding)
+    try:
+        with tqdm.external_write_mode(file=stream):
+            print(text, file=stream, flush=True)
+    except OSError as failure:
+        if failure.errno in (errno.EPIPE, errno.EIO):  # the reader or the terminal is gone
+            _discard(stream)
+
+
+def _discard(stream: TextIO) -> None:
+    """Let what is printed from now on, and what waits to be, go nowhere."""
+    with suppress(OSError):  # it is no file
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def one_line(text: str) -> str:
+    """`text` with line ends and other control characters, as in names of files, as escapes."""
+    return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def list_names(names: Sequence[str], *, shown: int = 8) -> str:

@@ -158,6 +158,9 @@ class World:
             dist.barrier(group=self.control)
 
 
+ALONE = World(0, 1, torch.device("cpu"))  # for what needs no network
+
+
 def _portable(error: OSError | ValueError) -> OSError | ValueError:
     """`error` if it can be sent to another process, else an error with the same text."""
     try:

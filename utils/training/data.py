@@ -9,7 +9,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-import torch
 from torch.utils.data import DataLoader
 
 import datasets
@@ -26,8 +25,8 @@ from datasets.loader import (
 )
 from utils import options
 from utils.ext_transforms import train_transform, val_transform
-from utils.runtime.console import say
-from utils.runtime.distributed import World
+from utils.runtime.console import one_line, say
+from utils.runtime.distributed import ALONE, World
 from utils.training.start import StartPoint
 from utils.utils import mkdir
 
@@ -239,8 +238,7 @@ def _brief_check(sets: Mapping[str, SegmentationDataset], data: options.DataOpti
 
 def check_data(opts: options.Options) -> int:
     """Run --check_data; returns the exit code."""
-    world = World(0, 1, torch.device("cpu"))
-    sets = _by_split(build_datasets(opts, world=world), opts.data.train_split)
+    sets = _by_split(build_datasets(opts, world=ALONE), opts.data.train_split)
     workers = opts.data.num_workers
     report = check.check(
         sets,
@@ -249,12 +247,12 @@ def check_data(opts: options.Options) -> int:
     )
     notes = options.without_effect(opts) + [n for dataset in sets.values() for n in dataset.notes]
     for note in dict.fromkeys(notes):
-        say(f"note: {note}")
+        say(one_line(f"note: {note}"))
     say(report.text())
     if report.sheet_samples:
         folder = Path(opts.run.output_dir)
         mkdir(folder)
         sheet = folder / f"data_{opts.data.dataset}.png"
         check.save_contact_sheet(sets, report.sheet_samples, sheet)
-        say(f"contact sheet: {sheet}")
+        say(one_line(f"contact sheet: {sheet}"))
     return 0 if report.ok else 1

@@ -23,7 +23,7 @@ def explain(error: BaseException, run: Run | None) -> str | None:
     if run is None and isinstance(error, ValueError | OSError):
         return str(error) if distributed.speaks(error) else ""
     if isinstance(error, datasets.DataError | OSError):
-        return datasets.data_error_line(error)
+        return datasets.data_error_line(error) + _way_on(run)
     if isinstance(error, FloatingPointError):
         line = str(error)
         if run is not None and isinstance(error, BadStepsError):
@@ -31,9 +31,17 @@ def explain(error: BaseException, run: Run | None) -> str | None:
             saved = f"the last good checkpoint is {latest}"
             line += f"; its images: {names}; {saved if latest.exists() else 'nothing was saved'}"
         return f"{line}; lower --lr, or see --warmup_itrs and --clip_grad_norm"
+    if death := worker_death_line(error):  # it may guess that memory ran out
+        return death
     if is_out_of_memory(error):
         return (
             "out of memory; use a smaller --batch_size or --crop_size, and for validation a "
-            "smaller --val_batch_size or --val_tile 769"
+            f"smaller --val_batch_size or --val_tile 769{_way_on(run)}"
         )
-    return worker_death_line(error)
+    return None
+
+
+def _way_on(run: Run | None) -> str:
+    if run is None or run.opts.run.test_only or not run.files.latest.exists():
+        return ""
+    return "; then continue with --continue_training"

@@ -10,26 +10,30 @@ from utils.loss import Criterion
 from utils.optimizer import create_optimizer
 from utils.runtime import checkpoint, distributed
 from utils.runtime.distributed import World
+from utils.runtime.lock import RunLock
 from utils.runtime.memory import keep_freed_memory
 from utils.runtime.precision import set_float32_precision
 from utils.scheduler import create_scheduler
 from utils.training.class_weights import class_weights
 from utils.training.data import RunData, load_data
 from utils.training.ema import Ema
+from utils.training.limits import check_machine
 from utils.training.model import build_model, load_backbone_weights
 from utils.training.run import Run
 from utils.training.start import StartPoint, find_start
 from utils.training.step import OptimizerStep
 
 
-def prepare(opts: options.Options, command: str) -> Run:
+def prepare(opts: options.Options, command: str, *, lock: RunLock) -> Run:
     """Build all of a run, in this order: processes, files, data, model, loss, optimizer's step.
 
-    Raises ValueError or FileNotFoundError with one line that says what to do.
+    A run that trains takes the `lock`; the caller releases it, also after an error. Raises
+    ValueError or FileNotFoundError with one line that says what to do.
     """
     world = _start_world(opts, command)
     options.check_options(opts, world_size=world.size, sync_batchnorm=world.sync_batchnorm)
-    start = find_start(opts)
+    check_machine(opts, world=world)
+    start = find_start(opts, world=world, lock=lock)
     start.notes.extend(options.without_effect(opts))
     data = load_data(opts, start=start, world=world)
     torch.manual_seed(opts.run.random_seed)  # the weights are the same in all processes

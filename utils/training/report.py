@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -16,7 +15,7 @@ from datasets.loader import Sample
 from metrics import StreamSegMetrics
 from utils import options
 from utils.runtime import environment
-from utils.runtime.console import list_names, say
+from utils.runtime.console import list_names, one_line, say
 from utils.training.run import Run
 from utils.training.step import TrainingState
 from utils.visualizer import (
@@ -44,7 +43,7 @@ def announce(run: Run) -> None:
     """Print what is about to run, and what the user should know about it."""
     opts, world, data = run.opts, run.world, run.data
     for note in dict.fromkeys(run.start.notes):
-        world.say(note)
+        world.say(one_line(note))
     training = not opts.run.test_only
     num_train = f"{data.num_train} images to train on, " if training else ""
     lines = [
@@ -65,7 +64,8 @@ def announce(run: Run) -> None:
     if run.start.resumes:
         step, total = run.start.step, opts.optim.total_itrs
         end = ", which is the end" if step == total else ""
-        lines.append(f"training continues at step {step} of {total}{end}")
+        due = ", with its validation" if run.start.saved.get("validation_due") else ""
+        lines.append(f"training continues at step {step} of {total}{due}{end}")
     world.say("\n".join(lines))
 
 
@@ -85,12 +85,12 @@ def say_end(run: Run) -> None:
             line += f": best mIoU {scores[best]:.3f} at step {steps[best]:,}, last {scores[-1]:.3f}"
         lines.append(line)
     kept = [path for path in (files.latest, files.best) if path.exists()]
-    lines.append(f"checkpoints: {', '.join(map(str, kept))}")
+    lines.append(one_line(f"checkpoints: {', '.join(map(str, kept))}"))
     page = files.folder / "report.html"
-    lines.append(f"report: {page if page.exists() else files.folder}")
+    lines.append(one_line(f"report: {page if page.exists() else files.folder}"))
     if kept:
         command = ["python", "predict.py", "--ckpt", str(kept[-1]), "--input", "IMAGES"]
-        lines.append(f"predict: {shlex.join(command)}")
+        lines.append(f"predict: {options.to_type(command)}")
     say("\n".join(lines))
 
 
@@ -129,12 +129,12 @@ def say_skipped(run: Run, split: str, *, at_step: int | None = None) -> None:
         epoch = f"epoch {now}: "
     cache = getattr(dataset, "cache", None)
     if cache is not None and cache.problem():
-        run.world.say(cache.problem())
+        run.world.say(one_line(cache.problem()))
     if not run.opts.data.skip_bad_files:
         return
     bad = sorted(set().union(*run.world.gather(dataset.bad_indices())))
     names = f": {list_names([dataset.sample_name(index) for index in bad])}" if bad else ""
-    run.world.say(f"{epoch}{len(bad)} of {len(dataset)} {split} files skipped{names}")
+    run.world.say(one_line(f"{epoch}{len(bad)} of {len(dataset)} {split} files skipped{names}"))
 
 
 def look_at(
@@ -203,7 +203,7 @@ def report_validation(
     if run.opts.run.test_only:
         lines.append(metrics.to_str(scores).strip())
     if run.opts.run.save_val_results:
-        lines.append(f"results in {folder / 'results'}")
+        lines.append(one_line(f"results in {folder / 'results'}"))
     say("\n".join(lines))
     overall = {name: value for name, value in scores.items() if isinstance(value, float)}
     trackers.scalars(step, overall | {"validation loss": loss, "validation seconds": seconds})
@@ -244,7 +244,8 @@ def start_trackers(run: Run) -> Trackers:
     opts, trackers, past = run.opts, list[Tracker](), list[dict]()
     if not opts.run.test_only:
         resume_step = run.start.step if run.start.resumes else None
-        trackers.append(History(run.files.history, resume_step=resume_step))
+        due = run.start.saved.get("validation_due", False)
+        trackers.append(History(run.files.history, resume_step=resume_step, validation_due=due))
         past = history.read(run.files.history)
         if opts.vis.tensorboard:
             trackers.append(TensorBoard(run.files.folder, resume_step=resume_step))

@@ -9,6 +9,8 @@ import network
 from network.pretrained import Checkpoint
 from utils import options
 from utils.runtime import checkpoint
+from utils.runtime.distributed import World
+from utils.runtime.lock import RunLock
 from utils.visualizer import history
 
 
@@ -29,10 +31,11 @@ class StartPoint:
         return self.saved["cur_itrs"] if self.resumes else 0
 
 
-def find_start(opts: options.Options) -> StartPoint:
-    """Find the run's files and read the checkpoint it starts from.
+def find_start(opts: options.Options, *, world: World, lock: RunLock) -> StartPoint:
+    """Find the run's files, lock them, and read the checkpoint it starts from.
 
-    Raises ValueError if the run would overwrite an earlier run unasked, or the checkpoint itself.
+    Raises ValueError if another process has locked the files, or if the run would overwrite an
+    earlier run unasked, or the checkpoint itself.
     """
     run, notes = opts.run, list[str]()
     ckpt = Path(opts.model.ckpt) if opts.model.ckpt else None
@@ -45,6 +48,9 @@ def find_start(opts: options.Options) -> StartPoint:
     files = checkpoint.RunFiles(Path(run.output_dir), name)
     resumes = run.continue_training and not run.test_only
     if not run.test_only:
+        # Before anything is read that another run might change.
+        note = world.main_first(lambda: lock.acquire(files.lock) if world.is_main else None)
+        notes += [note] if note else []
         if resumes and ckpt is None:
             read = network.pretrained.read_file
             ckpt, saved = checkpoint.newest_readable(files, read=read, notes=notes)

@@ -31,6 +31,7 @@ class TrainingState:
     best_score: float = 0.0
     best_step: int = 0
     validations_since_best: int = 0
+    validation_due: bool = False  # that of the present step has not ended
 
     @classmethod
     def of(cls, saved: Checkpoint) -> TrainingState:
@@ -40,6 +41,7 @@ class TrainingState:
             best_score=float(saved.get("best_score", 0)),
             best_step=saved.get("best_itrs", 0),
             validations_since_best=saved.get("num_worse", 0),
+            validation_due=saved.get("validation_due", False),
         )
 
     def entries(self) -> Checkpoint:
@@ -49,6 +51,7 @@ class TrainingState:
             "best_score": self.best_score,
             "best_itrs": self.best_step,
             "num_worse": self.validations_since_best,
+            "validation_due": self.validation_due,
         }
 
     def update(self, score: float) -> bool:
@@ -56,6 +59,7 @@ class TrainingState:
 
         NaN never is.
         """
+        self.validation_due = False
         if math.isnan(score) or score <= self.best_score:
             self.validations_since_best += 1
             return False

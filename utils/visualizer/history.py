@@ -15,16 +15,16 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from utils.runtime.console import say
 from utils.runtime.files import write_bytes
+from utils.runtime.line_file import LineFile
 
 from .pictures import save_image
 from .sample_files import delete_samples, save_samples
@@ -189,27 +189,39 @@ class History:
         resume_step: the step of the checkpoint from which the run continues. Later lines and
             samples, and a cut-off last line, are removed. None begins an empty history: an earlier
             one and its samples are deleted.
+        validation_due: the run begins with the validation of that step, so what an earlier
+            attempt has left is removed, too.
+
+    If the history is deleted during the run, it is written anew, and nothing is lost.
     """
 
-    def __init__(self, path: str | Path, *, resume_step: int | None) -> None:
+    def __init__(
+        self, path: str | Path, *, resume_step: int | None, validation_due: bool = False
+    ) -> None:
         self.path = Path(path)
         self._samples = self.path.parent / "samples"
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._texts: dict[str, Mapping[str, object]] = {}
         kept: list[dict[str, Any]] = []
         if resume_step is None or not self.path.exists():
             self.path.write_bytes(b"")
         else:
-            kept = self._cut(resume_step)
+            kept = self._cut(resume_step, validation_due=validation_due)
         delete_samples(self._samples, keep=kept_steps(kept))
         past = [line["wall time"] or 0 for line in kept if "wall time" in line]
         # The wall time counts on where the run stopped: the pause between does not count.
         self._begin = time.monotonic() - max(past, default=0)
-        self._file = open(self.path, "a", encoding="utf-8")  # open until close()
+        self._lines = LineFile(self.path)
 
-    def _cut(self, resume_step: int) -> list[dict[str, Any]]:
+    def _cut(self, resume_step: int, *, validation_due: bool) -> list[dict[str, Any]]:
         """Remove what is past the checkpoint; returns the lines that stay."""
         entries, is_cut_off = _parse(self.path)
-        kept = [entry for entry in entries if entry["step"] <= resume_step]
+        kept = [
+            entry
+            for entry in entries
+            if entry["step"] < resume_step
+            or (entry["step"] == resume_step and ("loss" in entry or not validation_due))
+        ]
         if is_cut_off or len(kept) < len(entries):
             write_bytes(self.path, "".join(self._line(entry) for entry in kept).encode())
         return kept
@@ -219,19 +231,10 @@ class History:
         return json.dumps(plain(entry), allow_nan=False, ensure_ascii=False) + "\n"
 
     def _append(self, entry: Mapping[str, object]) -> None:
-        before = os.fstat(self._file.fileno()).st_size
-        try:
-            self._file.write(self._line(entry))
-            self._file.flush()
-            os.fsync(
-                self._file.fileno()
-            )  # a checkpoint must not survive a crash that its lines don't
-        except OSError as error:  # a full disk: leave no half line to which the next is added
-            with suppress(OSError):
-                self._file.close()
-            os.truncate(self.path, before)
-            self._file = open(self.path, "a", encoding="utf-8")
-            raise OSError(f"a line of {self.path}: {error}") from error
+        if self._lines.append(self._line(entry)):
+            say(f"{self.path} was deleted during the run; it was written anew", error=True)
+            for name, rows in self._texts.items():
+                self.text(name, rows)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line with the values of a step; no value may be named as below."""
@@ -272,6 +275,7 @@ class History:
 
     def text(self, name: str, rows: Mapping[str, object]) -> None:
         """Write named values, such as the options, to `<name>.json` beside the history."""
+        self._texts[name] = rows
         text = json.dumps(plain(rows), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
         # Python has surrogates in file names that are not valid text; UTF-8 can't encode them.
         data = text.encode("utf-8", "backslashreplace")
@@ -279,4 +283,4 @@ class History:
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
-        self._file.close()
+        self._lines.close()

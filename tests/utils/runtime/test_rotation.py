@@ -61,6 +61,13 @@ def test_fewer_are_kept_from_now_on(tmp_path: Path) -> None:
     assert steps_kept(files) == {"latest_r.pth": 7, "latest_r.1.pth": 6}
 
 
+def test_one_of_the_same_step_takes_the_place_of_the_latest(tmp_path: Path) -> None:
+    files = files_after(tmp_path, steps=3, keep=2)
+    checkpoint.save_latest({"cur_itrs": 3, "validated": True}, files, keep=2, replaces=True)
+    assert steps_kept(files) == {"latest_r.pth": 3, "latest_r.1.pth": 2}
+    assert read(files.latest)["validated"]
+
+
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize(
     ("moment", "number"),
@@ -193,7 +200,7 @@ def test_a_really_full_disk_costs_one_checkpoint(tmp_path: Path) -> None:
     for limit in (0, 300_000):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
         try:
-            with pytest.raises(OSError):
+            with pytest.raises(OSError, match=r"^could not write .*latest_r.pth: File too large$"):
                 checkpoint.save_latest({"weights": torch.zeros(1_000_000)}, files)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
 
-from utils.runtime.signals import NAMES, StopSignal
+from utils.runtime.signals import NAMES, StopSignal, ignore_interrupts
 
 ROOT = Path(__file__).parents[3]
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
@@ -39,6 +43,21 @@ def test_a_second_interrupt_stops_at_once_but_the_first_signal_keeps_its_name() 
         assert stop.name == "SIGTERM"
         os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@posix
+@pytest.mark.parametrize("name", NAMES)
+def test_a_signal_that_was_ignored_stays_ignored(name: str) -> None:
+    """nohup ignores SIGHUP, `command &` in a script SIGINT."""
+    number = getattr(signal, name)
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with StopSignal() as stop:
+            os.kill(os.getpid(), number)
+            assert stop.name is None
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
 
 
 @posix
@@ -116,9 +135,24 @@ def run_loader(name: str) -> tuple[int, str, str]:
 @posix
 @pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="the sender is not known here")
 @pytest.mark.parametrize(
-    "name", ["SIGTERM", *(pytest.param(n, marks=pytest.mark.slow) for n in ("SIGINT", "SIGUSR1"))]
+    "name",
+    ["SIGTERM", *(pytest.param(n, marks=pytest.mark.slow) for n in NAMES if n != "SIGTERM")],
 )
 def test_workers_outlive_what_their_whole_group_gets(name: str) -> None:
     code, output, error = run_loader(name)
     assert (code, error) == (0, "")
     assert output == "ended 0\n"
+
+
+@posix
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="the sender is not known here")
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_a_worker_ends_when_its_parent_asks_however_it_was_started(method: str) -> None:
+    """With a fork server, the system takes that server for the parent."""
+    context = multiprocessing.get_context(method)
+    with ProcessPoolExecutor(1, mp_context=context, initializer=ignore_interrupts) as workers:
+        pid = workers.submit(os.getpid).result(timeout=60)
+        busy = workers.submit(time.sleep, 30)
+        os.kill(pid, signal.SIGTERM)
+        with pytest.raises(BrokenProcessPool):
+            busy.result(timeout=60)

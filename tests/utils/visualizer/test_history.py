@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from utils.runtime.files import write_bytes
 from utils.visualizer.history import SCORE, History, read, series, validation_keys
 
 
@@ -82,6 +84,33 @@ def test_resume_cuts_what_is_past_the_checkpoint(path: Path) -> None:
     history.close()
     assert [line["step"] for line in lines(path)] == [10, 10, 20, 20, 25]
     assert not list(path.parent.glob("*.tmp"))
+
+
+def test_a_validation_that_comes_again_is_cut(path: Path) -> None:
+    history = History(path, resume_step=None)
+    for step in (10, 20):
+        history.scalars(step, {"loss": 1.0})
+        history.scalars(step, {"Mean IoU": 0.5, "validation loss": 2.0})
+        history.table("classes", step, [])
+    history.close()
+    expected = lines(path)[:4]
+    History(path, resume_step=20, validation_due=True).close()
+    assert lines(path) == expected
+
+
+def test_what_is_deleted_in_the_middle_is_written_anew(path: Path, capsys) -> None:
+    history = History(path, resume_step=None)
+    history.text("options", {"lr": 0.1})
+    history.scalars(1, {"loss": 1.0})
+    for step in (2, 3):  # the folder; a file that an editor has put into its place
+        shutil.rmtree(path.parent) if step == 2 else write_bytes(path, b"mine")
+        history.scalars(step, {"loss": 1.0})
+        history.scalars(step, {"Mean IoU": 0.5})
+        (said,) = capsys.readouterr().err.splitlines()
+        assert said == f"{path} was deleted during the run; it was written anew"
+        assert json.loads((path.parent / "options.json").read_text()) == {"lr": 0.1}
+    assert [line["step"] for line in lines(path)] == [1, 2, 2, 3, 3]
+    history.close()
 
 
 @pytest.mark.parametrize("torn", ['{"step": 11, "lo', '{"step": 1', "{", '{"step": 11, "lo\n'])
