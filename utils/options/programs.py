@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
+from utils.options.data_group import DataOptions
 from utils.options.declare import (
     DEVICE,
     FILE,
@@ -20,7 +21,6 @@ from utils.options.declare import (
     option,
 )
 from utils.options.groups import (
-    DataOptions,
     ModelOptions,
     OptimOptions,
     RunOptions,

@@ -24,11 +24,11 @@ from utils.training.start import StartPoint, find_start
 from utils.training.step import OptimizerStep
 
 
-def prepare(opts: options.Options, command: str, *, lock: RunLock) -> Run:
+def prepare(opts: options.Options, command: str, *, lock: RunLock | None = None) -> Run:
     """Build all of a run, in this order: processes, files, data, model, loss, optimizer's step.
 
-    A run that trains takes the `lock`; the caller releases it, also after an error. Raises
-    ValueError or FileNotFoundError with one line that says what to do.
+    A run that trains takes the `lock`, if there is one; the caller releases it, also after an
+    error. Raises ValueError or FileNotFoundError with one line that says what to do.
     """
     world = _start_world(opts, command)
     options.check_options(opts, world_size=world.size, sync_batchnorm=world.sync_batchnorm)

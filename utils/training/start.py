@@ -31,7 +31,7 @@ class StartPoint:
         return self.saved["cur_itrs"] if self.resumes else 0
 
 
-def find_start(opts: options.Options, *, world: World, lock: RunLock) -> StartPoint:
+def find_start(opts: options.Options, *, world: World, lock: RunLock | None) -> StartPoint:
     """Find the run's files, lock them, and read the checkpoint it starts from.
 
     Raises ValueError if another process has locked the files, or if the run would overwrite an
@@ -49,7 +49,9 @@ def find_start(opts: options.Options, *, world: World, lock: RunLock) -> StartPo
     resumes = run.continue_training and not run.test_only
     if not run.test_only:
         # Before anything is read that another run might change.
-        note = world.main_first(lambda: lock.acquire(files.lock) if world.is_main else None)
+        note = world.main_first(
+            lambda: lock.acquire(files.lock) if lock is not None and world.is_main else None
+        )
         notes += [note] if note else []
         if resumes and ckpt is None:
             read = network.pretrained.read_file
