@@ -27,7 +27,7 @@ def show(folder: Path, *, port: int) -> bool:
     record = Record.read(folder)
     env = env_of_run(record.folder, start=record.facts.get("started", ""))
     dashboard = Dashboard(env, folder=record.folder, port=port, tell_past=record.replay)
-    return dashboard.finish(limit=30)
+    return dashboard.finish(limit=30, unless_finished="not finished")
 
 
 def parser() -> argparse.ArgumentParser:

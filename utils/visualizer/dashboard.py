@@ -7,6 +7,7 @@ import re
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ ENV_FILE = "visdom_env.txt"  # in a run's folder: the environment in which it is
 
 def clean_env(name: str) -> str:
     """A name without the characters that Visdom's page, files or addresses can't have in one."""
-    return re.sub(r"[\\/'\"<>&+?#%\x00-\x1f]", "_", name)[:150] or "main"
+    text = name.encode("utf-8", "replace").decode()  # paths may hold what is no text
+    return re.sub(r"[\\/'\"<>&+?#%\x00-\x1f]", "_", text)[:150] or "main"
 
 
 def env_of_run(folder: Path, *, given: str | None = None, start: str = "") -> str:
@@ -41,7 +43,8 @@ def env_of_run(folder: Path, *, given: str | None = None, start: str = "") -> st
     if given is None and note.exists():
         return clean_env(note.read_text(encoding="utf-8", errors="replace").strip())
     env = clean_env(given or f"{folder.name}_{start or time.strftime('%Y-%m-%d_%H%M%S')}")
-    write_bytes(note, env.encode())
+    with suppress(OSError):  # such as a full disk; then the next one is another
+        write_bytes(note, env.encode())
     return env
 
 
@@ -163,7 +166,7 @@ class Dashboard:
             self._curves[key].add(step, values[key])
         if SCORE in values:
             score, self._state = values[SCORE], "training"
-            if self._best is None or score > self._best[1]:
+            if math.isfinite(score) and (self._best is None or score > self._best[1]):
                 self._best = (step, score)
             self._show("Loss", "Validation")
         else:
@@ -223,11 +226,12 @@ class Dashboard:
         """As `finish`, for at most 5 seconds."""
         self.finish(limit=5.0)
 
-    def finish(self, *, limit: float) -> bool:
+    def finish(self, *, limit: float, unless_finished: str = "stopped") -> bool:
         """Send what is not sent yet, for at most `limit` seconds; whether the server has it all."""
         assert self._sender is not None
         is_over = self._values.get("step") == self._options.get("total_itrs")
-        self._state = "finished" if is_over else "stopped"
+        is_over = is_over or self._options.get("test_only", False)
+        self._state = "finished" if is_over else unless_finished
         self._show("Status", saves=True)
         if self._sender.close(limit):
             say(f"dashboard: {url_of(self.port, self.env)}")
