@@ -66,7 +66,7 @@ class Browser:
         """The value that JavaScript returns."""
         return self.driver.execute_script(script, *values)
 
-    def wait_for(self, condition: Callable[[], object], *, seconds: float = 20.0) -> None:
+    def wait_for(self, condition: Callable[[], object], *, seconds: float = 60.0) -> None:
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, "the page does not show it in time"
