@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -130,8 +131,9 @@ def labels_from_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
     if best.shape[-2:] == tuple(size):
         return best
     height, width = logits.shape[-2:]
-    rows = _Axis.between(size[0], height, logits)
-    columns = _Axis.between(size[1], width, logits)
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    rows = _Axis.between(size[0], height, dtype, logits.device)
+    columns = _Axis.between(size[1], width, dtype, logits.device)
     upper, lower = best[:, rows.first], best[:, rows.second]
     corner = upper[:, :, columns.first]
     mixed = corner != upper[:, :, columns.second]
@@ -157,19 +159,19 @@ class _Axis(NamedTuple):
     weights: Tensor  # (room, source + 1): of the second score, for each pixel of a cell
     places: Tensor  # (size): where each pixel is among all room * (source + 1)
 
-    @classmethod
-    def between(cls, size: int, source: int, like: Tensor) -> _Axis:
+    @staticmethod
+    @lru_cache(maxsize=64)  # the copies to a GPU would wait for it at each image
+    def between(size: int, source: int, dtype: torch.dtype, device: torch.device) -> _Axis:
         position = (torch.arange(size, dtype=torch.float64) + 0.5) * (source / size) - 0.5
         before = position.floor()
         cell = before.long() + 1
         offset = torch.arange(size) - torch.searchsorted(cell, cell)
         room = int(offset.max()) + 1
-        dtype = torch.promote_types(like.dtype, torch.float32)
         weights = torch.zeros(room, source + 1, dtype=dtype)
         weights[offset, cell] = (position - before).to(dtype)
         edges = torch.arange(source + 1)
         tensors = ((edges - 1).clamp(min=0), edges.clamp(max=source - 1), weights)
-        return cls(*(tensor.to(like.device) for tensor in (*tensors, cell * room + offset)))
+        return _Axis(*(tensor.to(device) for tensor in (*tensors, cell * room + offset)))
 
 
 def _fill_mixed(cells: Tensor, mixed: Tensor, logits: Tensor, rows: _Axis, columns: _Axis) -> None:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from network.inference import labels_from_logits, predict_labels
+from network.inference import _Axis, labels_from_logits, predict_labels
 from network.utils import SimpleSegmentationModel
 
 # Image and scores (H,W): whole ratios, broken ones, one score, no ratio, fewer pixels than scores.
@@ -114,3 +114,10 @@ def test_one_call_from_images_to_labels() -> None:
     with torch.no_grad():
         check(labels, model(images))
     assert records == [True] and labels.is_inference()
+
+
+def test_the_places_of_pixels_are_copied_to_the_device_once() -> None:
+    before = _Axis.between.cache_info().misses
+    for _ in range(3):
+        labels_from_logits(random_scores(3, (11, 17)), (51, 73))
+    assert _Axis.between.cache_info().misses == before + 2
