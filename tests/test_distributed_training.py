@@ -59,9 +59,9 @@ def validated(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The scores and losses of the validations of this process."""
     seen, report = [], main.report.report_validation
 
-    def keep(run: Any, step: int, trackers: Any, metrics: Any, loss: float, time: float) -> None:
+    def keep(run: Any, step: int, trackers: Any, metrics: Any, loss: float, *others: Any) -> None:
         seen.append({"validation loss": loss, **metrics.get_results()})
-        report(run, step, trackers, metrics, loss, time)
+        report(run, step, trackers, metrics, loss, *others)
 
     monkeypatch.setattr(main.report, "report_validation", keep)
     return seen
