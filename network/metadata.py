@@ -34,12 +34,12 @@ def noted_args(
     None where nothing is said: `_metadata` is lost when somebody makes a new dict of the tensors.
     """
     own = metadata.get(path) or {}
-    if NOTE in own:  # perhaps of another family, which the tensors will show
+    if isinstance(own.get(NOTE), Mapping):  # perhaps of another family, which the tensors will show
         known = network.complete_args("", {})
         return {key: value for key, value in own[NOTE].items() if key in known}
     if f"{path}.normalize".lstrip(".") in metadata:
         return {}  # ours, from before there was a note
-    return network.predecessor_args if own else None
+    return network.predecessor_args if "version" in own else None
 
 
 def set_backbone_args(model: DeepLabV3, args: Mapping[str, object]) -> bool:

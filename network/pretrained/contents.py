@@ -106,7 +106,8 @@ def find_state(
     )
     if not counts:
         counts[max(groups, key=lambda place: len(groups[place])), ""] = 1
-    best = [found for found, count in counts.items() if count == max(counts.values())]
+    most = max(counts.values())
+    best = [found for found, count in counts.items() if count == most]
     place, prefix = min(best, key=lambda found: _is_average(*found) != averaged)
     state = {k.removeprefix(prefix): v for k, v in groups[place].items() if k.startswith(prefix)}
     below = {

@@ -99,12 +99,13 @@ def test_our_files_of_before_there_were_notes(name, old, images, tmp_path, capsy
     assert capsys.readouterr().out == ""
 
 
-def test_tensors_that_say_nothing_get_a_line(images, capsys, randomize):
+@pytest.mark.parametrize("assign", [False, True])
+def test_tensors_that_say_nothing_get_a_line(assign, images, capsys, randomize):
     args = OLD_ARGS[MOBILENET]
     old = randomize(create_model(MOBILENET, backbone_args=args)).eval()
     bare = dict(old.state_dict())
     model = create_model(MOBILENET).double().eval()
-    model.load_state_dict(bare)
+    model.load_state_dict(bare, assign=assign)
     printed = capsys.readouterr().out
     assert "do not say how they were trained; assumed: backbone_args={'legacy_padding': " in printed
     assert f"build it with {args}\n" in printed and printed.count("\n") == 1
