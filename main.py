@@ -22,7 +22,7 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 
 import torch
@@ -37,7 +37,6 @@ from utils import options
 from utils.runtime import distributed
 from utils.runtime.console import say
 from utils.runtime.lock import RunLock
-from utils.runtime.memory import peak_memory
 from utils.runtime.precision import AUTOCAST_DTYPES
 from utils.runtime.signals import StopSignal, one_interrupt
 from utils.training import report
@@ -48,6 +47,7 @@ from utils.training.prepare import prepare
 from utils.training.run import Run
 from utils.training.saving import delete_what_is_replaced, save
 from utils.training.step import TrainingState
+from utils.training.step_report import report_step
 from utils.visualizer import SCORE, Progress, Trackers, plain_warnings
 
 
@@ -115,31 +115,6 @@ def train(run: Run, trackers: Trackers, progress: Progress, stop: StopSignal) ->
                 break
     if state.step < opts.optim.total_itrs:
         report.say_stopped(run, state, signal=(stop.name or "a signal") if signaled else None)
-
-
-def report_step(
-    run: Run,
-    state: TrainingState,
-    losses: Sequence[Tensor],
-    rates: Mapping[str, float],
-    trackers: Trackers,
-    progress: Progress,
-) -> None:
-    """Show the mean of the finite `losses` since the last report, and what else is known."""
-    step, num_bad = state.step, run.optimizer_step.poll()
-    whole = run.world.sum(torch.stack(list(losses)))  # of each loss, a process has its share
-    loss = whole[whole.isfinite()].mean().item()
-    images = step * run.opts.data.batch_size * run.opts.optim.grad_accumulation
-    values = {
-        "epoch": images / run.data.num_train,
-        "loss": loss,
-        **rates,
-        "gradient norm": run.optimizer_step.gradient_norm.item(),
-        **progress.speed(step),
-        "peak memory": peak_memory(run.world.device),
-    }
-    progress.report(step, values, best=state.best_score, num_bad=num_bad)
-    trackers.scalars(step, values)
 
 
 def validate_and_save(
