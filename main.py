@@ -192,6 +192,7 @@ def execute(run: Run) -> None:
         else:
             with StopSignal() as stop:
                 train(run, trackers, progress, stop)
+            progress.close()
             report.say_end(run)
     finally:
         progress.close()

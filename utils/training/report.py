@@ -33,6 +33,7 @@ from utils.visualizer import (
     history,
     image_scores,
     pictures,
+    save_report,
     save_views,
     summary,
     tolerate_write_errors,
@@ -80,6 +81,8 @@ def say_end(run: Run) -> None:
         walls = history.series(record, "wall time")[1]
         took = timedelta(seconds=round(max(walls, default=0.0)))
         line = f"trained {max((entry['step'] for entry in record), default=0):,} steps in {took}"
+        if record and record[-1]["step"] not in steps:  # stopped between two validations
+            save_report(files.folder)
         if steps:
             best = int(np.argmax(np.nan_to_num(scores, nan=-1.0)))
             line += f": best mIoU {scores[best]:.3f} at step {steps[best]:,}, last {scores[-1]:.3f}"

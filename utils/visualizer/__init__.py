@@ -4,6 +4,7 @@ from .dashboard import Dashboard, SampleRows, env_of_run
 from .history import SCORE, History
 from .predecessor import Visualizer
 from .record import Record
+from .report import save_report
 from .samples import SampleSelection, ValidatedSample, image_scores
 from .scores import class_table, summary
 from .sheets import batch_sheet

@@ -17,7 +17,7 @@ from utils.runtime.console import say
 T = TypeVar("T")
 SLOW_DATA = 0.3  # share of the time that the network waits for data
 MIN_BAR = 10  # characters
-BAR_FORMAT = "|{{bar:{width}}}| {{n_fmt}}/{{total_fmt}} {{desc}}"
+BAR_FORMAT = "|{{bar:{width}}}|{{n_fmt}}/{{total_fmt}} {{desc}}"
 
 
 def plain_warnings() -> None:
@@ -58,6 +58,7 @@ class Progress:
         )
         self._pace: float | None = None  # seconds a step, the newest steps count most
         self._pauses: list[float] = []  # seconds of each validation, with what follows it
+        self._reported = start
         self._restart()
 
     def _restart(self) -> None:
@@ -117,6 +118,7 @@ class Progress:
         `best` is the best mean IoU so far, `num_bad` the number of steps that were skipped for a
         NaN or infinite loss.
         """
+        self._reported = step
         if num_bad and not self.quiet:
             say(f"step {step}: skipped {num_bad} step(s) with a NaN or infinite loss")
         wait = f"{100 * values['data wait']:.0f} %"
@@ -144,7 +146,8 @@ class Progress:
             "wait": f"wait {100 * values['data wait']:.0f}%" if values["data wait"] > 0.05 else "",
             "best": f"best {best:.3f}".replace("0.", ".", 1) if best else "",
         }
-        room = shutil.get_terminal_size().columns - 2 * len(str(self.total)) - len("|| / ")
+        columns = shutil.get_terminal_size().columns - 1  # tqdm leaves the last one free
+        room = columns - 2 * len(str(self.total)) - len("||/ ")
         for least in ("lr", "wait", "speed"):  # what may be left out on a narrow terminal
             shown = " ".join(filter(None, parts.values()))
             if len(shown) + MIN_BAR <= room:
@@ -157,5 +160,6 @@ class Progress:
         self.bar.set_description_str(shown)
 
     def close(self) -> None:
-        """Take the bar off the screen's last line."""
+        """End the bar at the step that was reported last."""
+        self.bar.n = max(self.bar.n, self._reported)
         self.bar.close()

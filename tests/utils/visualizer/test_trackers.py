@@ -35,3 +35,15 @@ def test_trackers_pass_everything_on_and_an_empty_one_does_nothing() -> None:
     use(Trackers())
     for recorder in recorders:
         assert recorder.calls == CALLS
+
+
+def test_files_that_somebody_damaged_cost_a_line_and_no_run(capsys) -> None:
+    class Damaged(Recorder):
+        def scalars(self, step: int, values: dict) -> None:
+            raise ValueError("history.jsonl line 2 holds 'loss', which is not a number")
+
+    Trackers(Damaged()).scalars(1, {"loss": 1.0})
+    assert capsys.readouterr().err == (
+        "could not write: history.jsonl line 2 holds 'loss', which is not a number; "
+        "the run continues\n"
+    )
