@@ -31,7 +31,8 @@ from tqdm import tqdm
 
 from datasets import SegmentationDataset
 from metrics import StreamSegMetrics
-from network.inference import folded, labels_from_logits, low_res_logits
+from network.inference import folded
+from network.passes import labels_of_passes, logits_of_passes
 from network.summary import models_table
 from utils import options
 from utils.runtime import distributed
@@ -144,6 +145,7 @@ def validate(run: Run, step: int, trackers: Trackers) -> float:
     world.share_buffers(averaged)
     model = folded(averaged, conv_dtype=AUTOCAST_DTYPES.get(opts.optim.precision))
     hidden = None if world.is_main else True  # None: hidden unless it is on a terminal
+    scales, flip = (opts.run.scales, opts.run.flip) if opts.run.test_only else ((1.0,), False)
     for samples in tqdm(run.data.val_loader, desc="validation", leave=False, disable=hidden):
         for _, group in groupby(samples, key=lambda sample: sample[1].shape):
             same_size = list(group)
@@ -153,10 +155,12 @@ def validate(run: Run, step: int, trackers: Trackers) -> float:
             )
             with run.autocast(), torch.inference_mode():
                 inputs = run.network_input(images)
-                logits = low_res_logits(model, inputs, tile=opts.run.val_tile)
-                predictions = labels_from_logits(logits, (labels.shape[1], labels.shape[2]))
+                passes = logits_of_passes(
+                    model, inputs, tile=opts.run.val_tile, scales=scales, flip=flip
+                )
+                predictions = labels_of_passes(passes, (labels.shape[1], labels.shape[2]))
                 count = run.criterion.count(labels)
-                sums += torch.stack([run.criterion(logits, labels) * count, count]).cpu()
+                sums += torch.stack([run.criterion(passes[0], labels) * count, count]).cpu()
             for sample, label, predicted in zip(same_size, labels, predictions, strict=True):
                 counts = metrics.update(label, predicted)
                 report.look_at(run, selection, sample, predicted, counts)

@@ -1,7 +1,8 @@
-"""Segment an image, or every image in a folder, with a trained network.
+"""Segment images with a trained network.
 
     python predict.py --input IMAGE_OR_FOLDER --ckpt checkpoints/best_....pth
     python predict.py --input FOLDER --ckpt FILE --output masks --overlay
+    python predict.py --input FOLDER --ckpt FILE --flip --scales 0.75 1 1.25 --labels FOLDER
 
 The checkpoint contains the network's name, classes, colors and normalization. Each mask is a PNG
 that holds class ids and shows their colors; masks are in the same folders as the images were. An
@@ -17,102 +18,110 @@ if __name__ == "__main__":  # before the slow imports, so that Ctrl-C during the
     end_on_interrupt()
 
 import argparse
-import os
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
+from PIL import Image
 from tqdm import tqdm
 
 import datasets
-import network
-from datasets.image_finder import find_images
-from network.inference import folded, predict_labels
-from utils import options
+from datasets.cityscapes import Cityscapes
+from datasets.loader import available_cores
+from network.inference import folded
+from utils import options, prediction
+from utils.prediction import Job, Work
 from utils.runtime import distributed
-from utils.runtime.console import list_names, say
+from utils.runtime.console import say
 from utils.runtime.memory import is_out_of_memory, keep_freed_memory
-from utils.runtime.precision import AUTOCAST_DTYPES, autocast, set_float32_precision
+from utils.runtime.precision import AUTOCAST_DTYPES, set_float32_precision
 from utils.runtime.signals import one_interrupt
 from utils.visualizer import plain_warnings
-from utils.visualizer.pictures import overlay, save_image, save_mask
+
+MAX_THREADS = 16  # more only wait for each other in Python
 
 
-def plan_outputs(images: Sequence[Path], folder: Path | None, output: Path) -> list[Path]:
-    """The mask's path for each image: its place and name below `output`, as a PNG.
+@dataclass
+class Prepared:
+    """Everything that was checked and loaded before the first image."""
 
-    Images whose names differ only in the suffix keep it: a.jpg gives a.jpg.png, a.png a.png.png.
-    """
-    places = [image.relative_to(folder) if folder else Path(image.name) for image in images]
-    # Names are compared without case, as some file systems do.
-    stems = Counter(str(place.with_suffix("")).casefold() for place in places)
-    targets: list[Path] = []
-    taken: set[str] = set()
-    for place in places:
-        shared = stems[str(place.with_suffix("")).casefold()] > 1
-        target = place.with_name(place.name + ".png") if shared else place.with_suffix(".png")
-        while str(target).casefold() in taken:
-            target = target.with_name(target.name + ".png")
-        taken.add(str(target).casefold())
-        targets.append(output / target)
-    return targets
+    device: prediction.Device
+    num_threads: int
+    class_names: Sequence[str]
+    planned: list[Job]
+    jobs: list[Job]  # those of `planned` that are left to do
+    outputs: prediction.Outputs
+    scores: prediction.Scores | None
+    problems: list[str]  # a line for each image or folder that is left out
 
 
-def overlay_path(target: Path) -> Path:
-    """The overlay's path beside the mask `target`."""
-    return target.with_name(f"{target.stem}_overlay.jpg")
+def output_folder(opts: options.PredictOptions, old: options.PredecessorOptions) -> Path:
+    """Where the masks go."""
+    return Path(old.save_val_results_to or opts.output)
 
 
-def check_outputs(
-    images: Sequence[Path], targets: Sequence[Path], *, replace: bool, with_overlay: bool
-) -> None:
-    """Raise ValueError if an input, or without `replace` any other file, would be overwritten."""
-    written = [*targets, *(overlay_path(target) for target in targets if with_overlay)]
-    existing = [path for path in written if path.exists()]
-    if replace:
-        inputs = {os.path.realpath(image) for image in images}
-        existing = [path for path in existing if os.path.realpath(path) in inputs]
-    if existing:
-        names = list_names([str(path) for path in existing], shown=3)
-        raise ValueError(f"files would be overwritten: {names}; choose another --output")
-
-
-def load_model(
+def plan_jobs(
     opts: options.PredictOptions, old: options.PredecessorOptions
-) -> tuple[network.DeepLabV3, bool]:
-    """The network of `--ckpt`, and whether its weights were averaged over training.
+) -> tuple[list[Job], list[str]]:
+    """All images with their files, and the problems; refuses to overwrite what it must not."""
+    for name in ("summary", "labels"):
+        if opts.resume and getattr(opts, name):
+            raise ValueError(f"--{name} is over all images, but --resume leaves some out")
+    output, replace = output_folder(opts, old), old.save_val_results_to is not None
+    kinds = prediction.kinds_of(opts, output)
+    folders = [output, *(folder for folder, _ in kinds.values())]
+    sources = prediction.find_sources(opts.input, outputs=folders)
+    if sources.others:
+        say(f"{len(sources.others)} files do not have an image's suffix; they are left out")
+    jobs, too_long = prediction.plan(sources, kinds)
+    extra = [Path(path) for path in (opts.summary, opts.zip) if path]
+    prediction.check_files(jobs, sources.images, extra=extra, replace=replace or opts.resume)
+    return jobs, sources.problems + too_long
 
-    It has class names and a palette; for a checkpoint of the predecessor, those of `--dataset`.
-    """
-    content = network.pretrained.read_file(opts.ckpt)
-    is_ours = "model_name" in content
-    if is_ours and old.model not in (None, content["model_name"]):
-        raise ValueError(f"{opts.ckpt} holds {content['model_name']}, not --model {old.model}")
-    model = network.pretrained.rebuild(
-        content,
-        source=opts.ckpt,
-        name=old.model or (None if is_ours else "deeplabv3plus_mobilenet"),
-        output_stride=old.output_stride,
+
+def prepare(opts: options.PredictOptions, old: options.PredecessorOptions) -> Prepared:
+    """Check everything and load the network, before anything is written."""
+    hint = "start one predict.py per GPU, each with its own part of the images"
+    place = distributed.pick_device(opts.device, opts.gpu_id, local_rank=0, torchrun_hint=hint)
+    if place.type == "cpu":
+        keep_freed_memory()
+    set_float32_precision(opts.precision)
+    planned, problems = plan_jobs(opts, old)
+    jobs = prediction.missing_only(planned) if opts.resume else planned
+    if len(jobs) < len(planned):
+        say(f"{len(planned) - len(jobs)} of {len(planned)} images have all their files")
+    model, is_averaged = prediction.load_model(opts.ckpt, old)
+    names, palette = model.class_names, model.palette
+    assert names is not None and palette is not None  # load_model sees to it
+    if opts.label_ids and names != Cityscapes.facts.class_names:
+        raise ValueError(f"--label_ids needs a network with Cityscapes' classes, not {opts.ckpt}")
+    scores = None
+    if opts.labels is not None:
+        labels = prediction.Labels.find(Path(opts.labels), jobs, names)
+        scores = prediction.Scores(labels, names)
+    model = folded(model, conv_dtype=AUTOCAST_DTYPES.get(opts.precision)).to(place)
+    device = prediction.TorchDevice(
+        model,
+        place,
+        precision=opts.precision,
+        batch_size=opts.batch_size,
+        tile=opts.val_tile,
+        scales=opts.scales,
+        flip=opts.flip,
+        with_confidence=opts.confidence or opts.summary is not None,
+        say=say,
     )
-    if is_ours:
-        if old.separable_conv and not model.build_args["separable_conv"]:
-            raise ValueError(f"{opts.ckpt} has no separable convolutions; drop --separable_conv")
-        return model, network.pretrained.has_average(content)
-    dataset, num_classes = old.dataset or "voc", model.build_args["num_classes"]
-    facts = datasets.DATASETS[dataset].facts
-    if network.pretrained.is_misbuilt(model):
-        say(network.pretrained.MISBUILT)
-    elif num_classes != len(facts.class_names):
-        raise ValueError(
-            f"{opts.ckpt} has {num_classes} classes, but --dataset {dataset} has "
-            f"{len(facts.class_names)}; give the --dataset that it was trained on"
-        )
-    model.class_names, model.palette = facts.class_names[:num_classes], facts.palette
-    return model, network.pretrained.has_average(content)
+    title = f"{model.name} with averaged weights" if is_averaged else model.name
+    say(f"{title}, {len(names)} classes, on {place}: {len(jobs)} images")
+    for line in options.without_effect(opts):
+        say(line)
+    # On a CPU the network has all cores.
+    cores = 1 if place.type == "cpu" else min(available_cores(), MAX_THREADS)
+    outputs = prediction.Outputs(names, palette, alpha=opts.alpha, contours=opts.contours)
+    threads = opts.num_workers or cores
+    return Prepared(device, threads, names, planned, jobs, outputs, scores, problems)
 
 
 def read_rgb(path: Path, crop_size: int | None) -> np.ndarray:
@@ -126,77 +135,46 @@ def read_rgb(path: Path, crop_size: int | None) -> np.ndarray:
     return np.array(image)
 
 
-def read_ahead(sources: Sequence[Path], crop_size: int | None) -> Iterator[Future[np.ndarray]]:
-    """The images of `sources` in order; the next is decoded while the caller works on one."""
-    with ThreadPoolExecutor(1) as reader:
-        image = reader.submit(read_rgb, sources[0], crop_size)
-        for source in sources[1:]:
-            next_image = reader.submit(read_rgb, source, crop_size)
-            yield image
-            image = next_image
-        yield image
-
-
-def prepare(
-    opts: options.PredictOptions, old: options.PredecessorOptions
-) -> tuple[network.DeepLabV3, torch.device, list[tuple[Path, Path]]]:
-    """Check everything and load the network, before anything is written.
-
-    Returns the network, its device, and for each image its path and its mask's path.
-    """
-    source, output = Path(opts.input), Path(old.save_val_results_to or opts.output)
-    hint = "start one predict.py per GPU, each with its own part of the images"
-    device = distributed.pick_device(opts.device, opts.gpu_id, local_rank=0, torchrun_hint=hint)
-    if device.type == "cpu":
-        keep_freed_memory()
-    set_float32_precision(opts.precision)
-    if not source.exists():
-        raise FileNotFoundError(f"--input {source} does not exist")
-    if source.is_dir() and os.path.realpath(source) == os.path.realpath(output):
-        raise ValueError(f"--output {output} is the input folder; choose another")
-    is_folder = source.is_dir()
-    images, others = find_images(source, leave_out=output) if is_folder else ([source], [])
-    if not images:
-        raise ValueError(
-            f"no image in {source}: it holds {len(others)} files, none with an image's suffix"
-        )
-    if others:
-        say(f"{len(others)} files in {source} do not have an image's suffix; they are left out")
-    targets = plan_outputs(images, source if is_folder else None, output)
-    replace = old.save_val_results_to is not None
-    check_outputs(images, targets, replace=replace, with_overlay=opts.overlay)
-    model, is_averaged = load_model(opts, old)
-    model = folded(model, conv_dtype=AUTOCAST_DTYPES.get(opts.precision)).to(device)
-    name = f"{model.name} with averaged weights" if is_averaged else model.name
-    num_classes = model.build_args["num_classes"]
-    say(f"{name}, {num_classes} classes, on {device}: {len(images)} images")
-    return model, device, list(zip(images, targets, strict=True))
-
-
-def predict_all(
-    model: network.DeepLabV3,
-    device: torch.device,
-    jobs: Sequence[tuple[Path, Path]],
-    opts: options.PredictOptions,
-) -> Iterator[str]:
-    """Write the masks of all `jobs`; yields a line for each image that could not be read."""
-    palette = model.palette
-    assert palette is not None  # load_model sees to it
+def predict_all(prepared: Prepared, opts: options.PredictOptions) -> Iterator[Work]:
+    """Predict all jobs; yields the images that have no mask, or no score."""
     crop_size = opts.crop_size if opts.crop_val else None
-    images = read_ahead([source for source, _ in jobs], crop_size)
-    for (_, target), coming in zip(tqdm(jobs, unit="image", disable=None), images, strict=True):
+    outputs, scores, clock = prepared.outputs, prepared.scores, prediction.Clock()
+
+    def read(work: Work) -> None:
         try:
-            image = coming.result()
+            work.image = read_rgb(work.job.image, crop_size)
         except datasets.DataError as error:
-            yield f"skipped: {error}"
-            continue
-        batch = torch.from_numpy(image).permute(2, 0, 1)[None].to(device)
-        with autocast(device, opts.precision):
-            batch = model.normalize(batch).contiguous(memory_format=torch.channels_last)
-            labels = predict_labels(model, batch, tile=opts.val_tile)[0].cpu().numpy()
-        save_mask(target, labels, palette)
-        if opts.overlay:
-            save_image(overlay_path(target), overlay(image, labels, palette))
+            work.problem = f"skipped: {error}"
+
+    def write(work: Work) -> None:
+        outputs.write(work)
+        work.is_written = True
+        if scores is not None:
+            work.problem = scores.count(work)
+        if opts.summary:
+            counts = Image.fromarray(work.labels).histogram()
+            work.pixels = counts[: len(prepared.class_names)]
+
+    path = Path(opts.summary) if opts.summary else None
+    threads, device = prepared.num_threads, prepared.device
+    with prediction.summary(path, prepared.class_names) as add:
+        works = prediction.run(
+            prepared.jobs, read=read, device=device, write=write, num_threads=threads, clock=clock
+        )
+        for work in tqdm(works, total=len(prepared.jobs), unit="image", disable=None):
+            add(work)
+            if work.problem:
+                yield work
+    say(clock.report(len(prepared.jobs)))
+
+
+def finish(prepared: Prepared, opts: options.PredictOptions, output: Path) -> None:
+    """Print the scores, and pack what the server wants."""
+    if prepared.scores is not None:
+        say(prepared.scores.report())
+    if opts.zip and opts.label_ids:
+        masks = [job.files["label_ids"] for job in prepared.planned]
+        say(f"{prediction.pack(Path(opts.zip), masks, folder=output)} files in {opts.zip}")
 
 
 def get_argparser() -> argparse.ArgumentParser:
@@ -210,29 +188,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         opts, old = options.parse_predict(argv)
         plain_warnings()
-        model, device, jobs = prepare(opts, old)
-        skipped = 0
-        for line in predict_all(model, device, jobs, opts):
-            skipped += 1
-            say(line, error=True)
+        prepared = prepare(opts, old)
+        output, without_mask, unscored = output_folder(opts, old), 0, 0
+        for line in prepared.problems:
+            say(f"skipped: {line}", error=True)
+        for work in predict_all(prepared, opts):
+            say(work.problem, error=True)
+            without_mask += not work.is_written
+            unscored += work.is_written
+        finish(prepared, opts, output)
     except (ValueError, OSError) as error:
         say(f"predict.py: error: {error}", error=True)
         return 2
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        smaller = max(opts.val_tile // 2, 64) if opts.val_tile else 769
-        say(
-            f"predict.py: error: out of memory; predict in tiles: --val_tile {smaller}",
-            error=True,
-        )
+        say(f"predict.py: error: {str(error) or 'out of memory'}", error=True)
         return 2
     except KeyboardInterrupt:
         say("predict.py: interrupted; all masks written so far are complete", error=True)
         return 130
-    folder = old.save_val_results_to or opts.output
-    say(f"{len(jobs) - skipped} masks in {folder}" + (f", {skipped} skipped" if skipped else ""))
-    return 1 if skipped else 0
+    masks, skipped = len(prepared.planned) - without_mask, without_mask + len(prepared.problems)
+    say(f"{masks} masks in {output}" + (f", {skipped} skipped" if skipped else ""))
+    return 1 if skipped or unscored else 0
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ on the shapes; "equal" are labels that agree with the predecessor's.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import tempfile
 import time
@@ -59,14 +60,13 @@ def our_loop(folder: Path, precision: str) -> Callable[[], None]:
     places = ["--input", str(folder / "images"), "--ckpt", str(folder / "weights.pth")]
     output = ["--output", str(folder / f"ours {precision}"), "--device", "cpu"]
     opts, old = options.parse_predict([*places, *output, "--precision", precision])
-    print_to_stderr = sys.stdout
-    sys.stdout = sys.stderr  # stdout is for answers
-    model, device, jobs = predict.prepare(opts, old)
-    sys.stdout = print_to_stderr
+    with contextlib.redirect_stdout(sys.stderr):  # stdout is for answers
+        prepared = predict.prepare(opts, old)
 
     def run() -> None:
-        skipped = list(predict.predict_all(model, device, jobs, opts))
-        assert not skipped, skipped
+        with contextlib.redirect_stdout(sys.stderr):
+            problems = list(predict.predict_all(prepared, opts))
+        assert not problems, problems
 
     return run
 

@@ -28,22 +28,29 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in image_suffixes()
 
 
-def find_images(folder: Path, *, leave_out: Path | None = None) -> tuple[list[Path], list[Path]]:
+def find_images(
+    folder: Path, *, leave_out: Path | None = None, problems: list[str] | None = None
+) -> tuple[list[Path], list[Path]]:
     """The images below `folder`, and the other visible files there; see `walk`."""
     images: list[Path] = []
     others: list[Path] = []
-    for path in walk(folder, leave_out=leave_out):
+    for path in walk(folder, leave_out=leave_out, problems=problems):
         (images if is_image(path) else others).append(path)
     return images, others
 
 
 def walk(
-    folder: Path, *, leave_out: Path | None = None, above: tuple[str, ...] = ()
+    folder: Path,
+    *,
+    leave_out: Path | None = None,
+    problems: list[str] | None = None,
+    above: tuple[str, ...] = (),
 ) -> Iterator[Path]:
     """Visible files below `folder`, sorted by folder; links are followed, but never in a circle.
 
     The folder `leave_out` is not entered. `above` are the real paths of the folders around this
-    one. Raises DataError if a folder cannot be listed.
+    one. A folder that cannot be listed becomes a line of `problems`; without that list, it is a
+    DataError.
     """
     here = os.path.realpath(folder)
     if here in above or (leave_out is not None and here == os.path.realpath(leave_out)):
@@ -52,12 +59,18 @@ def walk(
         with os.scandir(folder) as found:
             entries = sorted(found, key=lambda entry: entry.name)
     except OSError as error:
-        raise DataError(f"cannot list the folder {folder}: {error.strerror}") from error
+        line = f"cannot list the folder {folder}: {error.strerror}"
+        if problems is None:
+            raise DataError(line) from error
+        problems.append(line)
+        return
     for entry in entries:
         if entry.name.startswith("."):
             continue
         if _is_folder(entry):
-            yield from walk(Path(entry.path), leave_out=leave_out, above=(*above, here))
+            yield from walk(
+                Path(entry.path), leave_out=leave_out, problems=problems, above=(*above, here)
+            )
         else:
             yield Path(entry.path)
 

@@ -22,7 +22,7 @@ from .folding import folded
 from .upsampled_conv import upsample
 from .utils import SimpleSegmentationModel
 
-__all__ = ["folded", "labels_from_logits", "low_res_logits", "predict_labels"]
+__all__ = ["best_class", "folded", "labels_from_logits", "low_res_logits", "predict_labels"]
 
 GRID = 32  # windows begin at multiples of it, so that the features of all windows are aligned
 
@@ -181,7 +181,6 @@ def _fill_mixed(cells: Tensor, mixed: Tensor, logits: Tensor, rows: _Axis, colum
     room = len(rows.weights) * len(columns.weights)
     limit = CHUNK_BYTES.get(logits.device.type, GPU_CHUNK_BYTES)
     chunk = max(limit // (num_classes * room * rows.weights.element_size()), 64)
-    backwards = torch.arange(num_classes - 1, -1, -1, device=cells.device).view(-1, 1, 1, 1)
     where = cells.permute(0, 1, 3, 2, 4)  # (N, h+1, w+1, room, room)
     for part in mixed.nonzero().split(chunk):
         image, row, column = part.unbind(1)
@@ -195,6 +194,15 @@ def _fill_mixed(cells: Tensor, mixed: Tensor, logits: Tensor, rows: _Axis, colum
         sides = torch.lerp(corners[:, :, 0::2], corners[:, :, 1::2], down[:, None])  # (C,room,2,k)
         across = columns.weights[:, column]
         values = torch.lerp(sides[:, :, :1], sides[:, :, 1:], across)  # (C,room,room,k)
-        # As max(0)[1], but each step is vectorized: the first class that has the highest score.
-        ids = num_classes - 1 - values.eq_(values.amax(0)).mul_(backwards).amax(0)
-        where[image, row, column] = ids.to(cells.dtype).permute(2, 0, 1)
+        where[image, row, column] = best_class(values)[1].to(cells.dtype).permute(2, 0, 1)
+
+
+def best_class(values: Tensor) -> tuple[Tensor, Tensor]:
+    """The highest of `values` (C,...), and the first class that has it; overwrites `values`.
+
+    As `values.max(0)`, but on a CPU each step is vectorized.
+    """
+    best, last = values.amax(0), len(values) - 1
+    backwards = torch.arange(last, -1, -1, device=values.device)
+    backwards = backwards.view(-1, *[1] * best.dim())
+    return best, last - values.eq_(best).mul_(backwards).amax(0)

@@ -16,7 +16,8 @@ import predict
 from datasets.base import read_image
 from datasets.voc import VOCSegmentation
 from network import create_model
-from network.inference import predict_labels
+from network.passes import logits_of_passes
+from utils.prediction import torch_device
 
 SIZE = (48, 40)  # W, H
 
@@ -253,11 +254,11 @@ def test_large_images_are_predicted_in_tiles(call, tmp_path: Path, monkeypatch) 
     def watch(model: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
         seen.append(tuple(inputs[0].shape[-2:]))
 
-    def watched(*args, **settings) -> torch.Tensor:
+    def watched(*args, **settings) -> list[torch.Tensor]:
         next(args[0].backbone.children()).register_forward_pre_hook(watch)
-        return predict_labels(*args, **settings)
+        return logits_of_passes(*args, **settings)
 
-    monkeypatch.setattr(predict, "predict_labels", watched)
+    monkeypatch.setattr(torch_device, "logits_of_passes", watched)
     assert call(source, "--val_tile", "64") == 0
     # Windows at 0 and 32 down, 0, 32, 64 and 96 across.
     assert seen == [(rows, columns) for rows in (64, 38) for columns in (64, 64, 64, 34)]
@@ -265,17 +266,16 @@ def test_large_images_are_predicted_in_tiles(call, tmp_path: Path, monkeypatch) 
 
 
 @pytest.mark.parametrize("given", [(), ("--val_tile", "512")])
-def test_running_out_of_memory_names_the_flag(
+def test_running_out_of_memory_even_in_tiles_is_one_line(
     given: tuple[str, ...], call, picture, tmp_path: Path, capsys, monkeypatch
 ) -> None:
     source = tmp_path / "x.png"
     Image.fromarray(picture).save(source)
     too_much = 2**47
-    monkeypatch.setattr(predict, "predict_labels", lambda *_, tile: torch.empty(too_much))
+    monkeypatch.setattr(torch_device, "logits_of_passes", lambda *_, **__: torch.empty(too_much))
     assert call(source, *given) == 2
     *_, line = capsys.readouterr().err.splitlines()
-    tile = 256 if given else 769
-    assert line == f"predict.py: error: out of memory; predict in tiles: --val_tile {tile}"
+    assert line.startswith("predict.py: error: out of memory, even in tiles of 48 pixels")
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -33,7 +33,7 @@ from utils.runtime.signals import StopSignal
 from utils.training.model import TrainingNetwork
 from utils.training.prepare import prepare
 from utils.utils import fix_bn
-from utils.visualizer import Progress, Trackers
+from utils.visualizer import Progress, Trackers, pictures
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
@@ -206,7 +206,7 @@ def program(device: torch.device) -> str:
         images = Path(folder, "images")
         images.mkdir()
         for number, pixels in enumerate(batch(3)[0].permute(0, 2, 3, 1).numpy()):
-            predict.save_image(images / f"{number}.png", pixels)
+            pictures.save_image(images / f"{number}.png", pixels)
         for precision in ("fp32", "tf32", "bf16") + ("fp16",) * (device.type == "cuda"):
             output = Path(folder, precision)
             command = [*shapes(device, str(output)), "--precision", precision, "--ema", "0.9"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets import DATASETS
 from utils.loss import LOSSES, parse_loss
-from utils.options.programs import Options, fields
+from utils.options.programs import Options, PredictOptions, fields
 
 
 def condition(option: dataclasses.Field[Any]) -> str | None:
@@ -24,10 +24,12 @@ def condition(option: dataclasses.Field[Any]) -> str | None:
     return option.metadata["only_with"]
 
 
-def without_effect(options: Options) -> list[str]:
+def without_effect(options: Options | PredictOptions) -> list[str]:
     """A line for each option that was given but does nothing beside the others."""
-    now = {name: value for group in vars(options).values() for name, value in vars(group).items()}
-    given = {name: field for name, field in fields().items() if now[name] != field.default}
+    groups = [options] if isinstance(options, PredictOptions) else vars(options).values()
+    now = {name: value for group in groups for name, value in vars(group).items()}
+    known = {field.name: field for group in groups for field in dataclasses.fields(group)}
+    given = {name: field for name, field in known.items() if now[name] != field.default}
 
     def holds(condition: str) -> bool:
         name, _, values = condition.partition(" ")

@@ -45,9 +45,14 @@ IMAGES = Value("N", 1, 65_536)
 SIDE = Value("SIZE", 33, 16_384)
 TILE = Value("SIZE", 64, 16_384)  # as `network.inference` demands, whose tiles overlap
 FACTOR = Value("FACTOR", 0, 1000)
+SCALE = Value("SCALE", 0.1, 10)
 RATE = Value("RATE", 0, 1e38)  # float32, in which the weights are, ends at 3.4e38
 SHARE = Value("SHARE", 0, 1)
 SHARE_BELOW_1 = Value("SHARE", 0, 1, excluded=(1,))
+
+# What both programs say of options that both have.
+FLIP = "also predict the mirrored images; the probabilities are averaged"
+SCALES = "scales at which to predict the images; the probabilities are averaged"
 
 
 def option(
@@ -64,12 +69,13 @@ def option(
 ) -> T:
     """A dataclass field that is also a flag of its name and type; a tuple takes several values.
 
-    A flag that takes a value states a `Value` or `choices`. Two values are a range, the smaller
-    first. `only_with` is the option without which this one has no effect, `not_with` are those
-    beside which it has none: a name, or a name and values, as in "dataset voc or folder".
-    `free_on_resume`: a resumed run may change it, because it does not change what is computed.
-    `kept_on_resume`: where it is not given, a resumed run takes it from the checkpoint.
-    `starts_run`: it says where a run starts, so the command that resumes the run leaves it out.
+    A flag that takes a value states a `Value` or `choices`. A pair of values is a range, the
+    smaller first; a `tuple[int, ...]` takes any number of them. `only_with` is the option without
+    which this one has no effect, `not_with` are those beside which it has none: a name, or a name
+    and values, as in "dataset voc or folder". `free_on_resume`: a resumed run may change it,
+    because it does not change what is computed. `kept_on_resume`: where it is not given, a resumed
+    run takes it from the checkpoint. `starts_run`: it says where a run starts, so the
+    command that resumes the run leaves it out.
     """
     facts = {
         "help": help,

@@ -15,11 +15,14 @@ from utils.options.declare import (
     DEVICE,
     FACTOR,
     FILE,
+    FLIP,
     FOLDER,
     GPU,
     IMAGES,
     NAME,
     RATE,
+    SCALE,
+    SCALES,
     SHARE,
     SHARE_BELOW_1,
     STEPS,
@@ -192,6 +195,10 @@ class RunOptions:
     val_interval: int = option(100, "steps between validations", STEPS, free_on_resume=True)
     val_tile: int | None = option(
         None, "side of the tiles in which to validate, to save memory", TILE, free_on_resume=True
+    )
+    flip: bool = option(False, FLIP, only_with="test_only", free_on_resume=True)
+    scales: tuple[float, ...] = option(
+        (1.0,), SCALES, SCALE, only_with="test_only", free_on_resume=True
     )
     random_seed: int = option(
         1,

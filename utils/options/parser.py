@@ -121,13 +121,13 @@ def integer(text: str) -> int:  # argparse shows the name in its message
     return int(value)
 
 
-def _kind(annotation: Any) -> tuple[type, int | None]:
+def _kind(annotation: Any) -> tuple[type, int | str | None]:
     """Type and number of an option's values: (int, 2) of `tuple[int, int] | None`."""
     inside = get_args(annotation)
     if not inside:
         return annotation, None
     if get_origin(annotation) is tuple:
-        return inside[0], len(inside)
+        return inside[0], "+" if inside[1] is ... else len(inside)
     return _kind(inside[0])
 
 
@@ -166,18 +166,18 @@ def _help(field: dataclasses.Field[Any]) -> str:
 
 def _collect(group: type, values: Mapping[str, Any]) -> Any:
     """An instance of `group`; raises ValueError for values out of bounds."""
-    chosen = {}
+    chosen, annotations = {}, get_type_hints(group)
     for field in dataclasses.fields(group):
         value = values.get(field.name, field.default)
         value = tuple(value) if isinstance(value, list) else value
-        if value == "":
-            raise ValueError(f"--{field.name} is empty; give a value, or leave it out")
         numbers = value if isinstance(value, tuple) else (value,)
+        if "" in numbers:
+            raise ValueError(f"--{field.name} is empty; give a value, or leave it out")
         allowed = field.metadata["value"]
         for number in numbers:
             if isinstance(number, int | float) and allowed and not allowed.allows(number):
                 raise ValueError(f"--{field.name} {number}: must be {allowed}")
-        if len(numbers) == 2 and numbers[0] > numbers[1]:
+        if _kind(annotations[field.name])[1] == 2 and numbers[0] > numbers[1]:
             raise ValueError(
                 f"--{field.name} {numbers[0]} {numbers[1]}: the smaller number comes first"
             )

@@ -10,22 +10,21 @@ from utils.options.data_group import DataOptions
 from utils.options.declare import (
     DEVICE,
     FILE,
+    FLIP,
     FOLDER,
     GPU,
     IMAGES,
     NAME,
     REQUIRED,
+    SCALE,
+    SCALES,
+    SHARE,
     SIDE,
     TILE,
     Value,
     option,
 )
-from utils.options.groups import (
-    ModelOptions,
-    OptimOptions,
-    RunOptions,
-    VisOptions,
-)
+from utils.options.groups import ModelOptions, OptimOptions, RunOptions, VisOptions
 from utils.runtime.precision import AUTOCAST_DTYPES
 
 
@@ -66,24 +65,67 @@ def fields() -> dict[str, dataclasses.Field[Any]]:
 class PredictOptions:
     """Prediction"""
 
-    input: str = option(
-        REQUIRED, "an image, or a folder, which is searched with the folders in it", Value("PATH")
+    input: tuple[str, ...] = option(
+        REQUIRED,
+        "images, folders, which are searched with the folders in them, or patterns ('a/*.png')",
+        Value("PATH"),
     )
     ckpt: str = option(
         REQUIRED, "checkpoint of main.py, or of the predecessor with its flags below", FILE
     )
     output: str = option("results", "folder for the masks; no file in it is replaced", FOLDER)
-    overlay: bool = option(False, "also save <name>_overlay.jpg: the mask blended over the image")
+    overlay: bool = option(
+        False, "also save NAME_overlay.jpg: the mask blended over the image, above a legend"
+    )
+    alpha: float = option(0.5, "share of the colors in the overlay", SHARE, only_with="overlay")
+    contours: bool = option(
+        False, "draw the borders between classes in the overlay", only_with="overlay"
+    )
+    rgb: bool = option(False, "also save NAME_rgb.png: the colors of the classes")
+    confidence: bool = option(
+        False, "also save NAME_confidence.png: the probability of the label, 255 is 1"
+    )
+    label_ids: bool = option(
+        False,
+        "save Cityscapes' original ids as its server wants them, instead of the masks; "
+        "pictures then go to OUTPUT_pictures",
+    )
+    zip: str | None = option(
+        None, "also pack the files of --label_ids into this archive", FILE, only_with="label_ids"
+    )
+    summary: str | None = option(
+        None, "CSV with a line for each image: its confidence and the pixels of each class", FILE
+    )
+    labels: str | None = option(
+        None,
+        "folder with the labels of the images: print the scores",
+        FOLDER,
+        not_with=["crop_val"],
+    )
+    resume: bool = option(False, "write only the files that are missing, from an earlier start")
     device: str = option("auto", "auto, cpu, cuda, cuda:N or mps", DEVICE)
     gpu_id: str = option("0", "which GPU", GPU)
     precision: str = option("fp32", "arithmetic of the network", choices=("fp32", *AUTOCAST_DTYPES))
-    crop_val: bool = option(
-        False, "resize the shorter side to --crop_size, and predict only the center crop"
+    batch_size: int | None = option(
+        None,
+        "images of one size that are predicted together (default: 1 on a CPU, else 4)",
+        IMAGES,
     )
-    crop_size: int = option(513, "side of the center crop in pixels", SIDE)
+    num_workers: int | None = option(
+        None,
+        "threads that read images, and as many that write files "
+        "(default: 1 on a CPU, else one a core, at most 16)",
+        Value("N", 1, 256),
+    )
+    flip: bool = option(False, FLIP)
+    scales: tuple[float, ...] = option((1.0,), SCALES, SCALE)
     val_tile: int | None = option(
         None, "side of the tiles in which to predict, to save memory", TILE
     )
+    crop_val: bool = option(
+        False, "resize the shorter side to --crop_size, and predict only the center crop"
+    )
+    crop_size: int = option(513, "side of the center crop in pixels", SIDE, only_with="crop_val")
 
 
 @dataclass(frozen=True)
@@ -99,4 +141,4 @@ class PredecessorOptions:
     save_val_results_to: str | None = option(
         None, "as --output, but files in it are replaced, as the predecessor did", FOLDER
     )
-    val_batch_size: int = option(1, "accepted, but images are predicted one by one", IMAGES)
+    val_batch_size: int = option(1, "accepted, but has no effect; see --batch_size", IMAGES)

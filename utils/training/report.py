@@ -187,7 +187,11 @@ def report_validation(
 ) -> None:
     """Print a validation's scores, and hand them to the trackers with the pictures."""
     scores, folder = metrics.get_results(), run.files.folder
-    how = f"center crops of {run.opts.data.crop_size}, not comparable with published numbers"
+    crop = f"center crops of {run.opts.data.crop_size}, not comparable with published numbers"
+    how = crop if run.opts.data.crop_val else "whole images"
+    if run.opts.run.test_only and len(run.opts.run.scales) * (1 + run.opts.run.flip) > 1:
+        scales = " ".join(map(str, run.opts.run.scales))
+        how += f", means of scales {scales}" + (", mirrored too" if run.opts.run.flip else "")
     past = [] if run.opts.run.test_only else history.read(run.files.history)
     rows = metrics.class_rows(scores)
     line = summary(
@@ -199,7 +203,7 @@ def report_validation(
         seconds=seconds,
     )
     lines = [
-        f"validation at step {step}, {how if run.opts.data.crop_val else 'whole images'}",
+        f"validation at step {step}, {how}",
         class_table(rows),
         line,
     ]

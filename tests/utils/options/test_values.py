@@ -13,7 +13,7 @@ GROUPS = {
     "main": tuple(get_type_hints(options.Options).values()),
     "predict": (options.PredictOptions, options.PredecessorOptions),
 }
-NUM_VALUES = {"scale_range": 2, "aspp_rates": 3}
+NUM_VALUES = {"scale_range": 2, "aspp_rates": 3, "scales": 1}
 OPTIONS = {
     (program, field.name): (field, str(get_type_hints(group)[field.name]))
     for program, groups in GROUPS.items()
