@@ -28,7 +28,7 @@ LONGEST_README = 220  # lines
 
 # Options of the programs that the commands start, beside our own.
 OTHERS_OPTIONS = set(
-    "nproc_per_node nnodes signals-to-handle shutdown-timeout no-build-isolation".split()
+    "nproc_per_node nnodes signals-to-handle shutdown-timeout no-build-isolation logdir".split()
 )
 # The commands that these options belonged to are gone; only the changelog names them.
 PAST_OPTIONS = {"CHANGELOG": {"prepare_aug", "markdown"}}
