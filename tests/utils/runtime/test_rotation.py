@@ -15,6 +15,11 @@ from utils.runtime import checkpoint
 from utils.runtime.files import atomic_write
 
 
+def holding(step: int) -> dict:
+    """The smallest checkpoint: one without a tensor is refused when it is read."""
+    return {"cur_itrs": step, "model_state": {"weight": torch.zeros(1)}}
+
+
 def files_after(tmp_path: Path, *, steps: int, keep: int) -> checkpoint.RunFiles:
     files = checkpoint.RunFiles(tmp_path, "r")
     for step in range(1, steps + 1):
@@ -57,13 +62,13 @@ def test_the_latest_are_kept(
 
 def test_fewer_are_kept_from_now_on(tmp_path: Path) -> None:
     files = files_after(tmp_path, steps=6, keep=4)
-    checkpoint.save_latest({"cur_itrs": 7}, files, keep=2)
+    checkpoint.save_latest(holding(7), files, keep=2)
     assert steps_kept(files) == {"latest_r.pth": 7, "latest_r.1.pth": 6}
 
 
 def test_one_of_the_same_step_takes_the_place_of_the_latest(tmp_path: Path) -> None:
     files = files_after(tmp_path, steps=3, keep=2)
-    checkpoint.save_latest({"cur_itrs": 3, "validated": True}, files, keep=2, replaces=True)
+    checkpoint.save_latest({**holding(3), "validated": True}, files, keep=2, replaces=True)
     assert steps_kept(files) == {"latest_r.pth": 3, "latest_r.1.pth": 2}
     assert read(files.latest)["validated"]
 
@@ -90,12 +95,12 @@ def test_an_end_at_any_moment_of_a_save_leaves_a_whole_latest_and_the_order(
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
         patch.setattr(os, moment, ending)
-        checkpoint.save_latest({"cur_itrs": 6}, files, keep=4)
+        checkpoint.save_latest(holding(6), files, keep=4)
     path, saved, notes = newest(files)
     is_done = (moment, number, after) == ("replace", 2, True)
     assert (path, saved["cur_itrs"], notes) == (files.latest, 6 if is_done else 5, [])
     for step in (7, 8):
-        checkpoint.save_latest({"cur_itrs": step}, files, keep=4)
+        checkpoint.save_latest(holding(step), files, keep=4)
     steps = [read(path)["cur_itrs"] for path in (files.latest, *files.earlier)]
     assert steps[:2] == [8, 7] and steps == sorted(steps, reverse=True) and len(steps) <= 4
 
@@ -137,7 +142,7 @@ def test_a_damaged_latest_falls_back_to_the_one_before_and_says_so(damage, tmp_p
     files.make_latest(path)
     assert steps_kept(files) == {"latest_r.pth": 4, "latest_r.2.pth": 3}
     for step in (5, 6):
-        checkpoint.save_latest({"cur_itrs": step}, files, keep=3)
+        checkpoint.save_latest(holding(step), files, keep=3)
     assert steps_kept(files) == {"latest_r.pth": 6, "latest_r.1.pth": 5, "latest_r.2.pth": 4}
 
 
@@ -205,5 +210,5 @@ def test_a_really_full_disk_costs_one_checkpoint(tmp_path: Path) -> None:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert steps_kept(files) == before
-    checkpoint.save_latest({"cur_itrs": 3}, files)
+    checkpoint.save_latest(holding(3), files)
     assert steps_kept(files) == {"latest_r.pth": 3, "latest_r.1.pth": 2}
