@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,8 @@ def serve(port: int, *, env_path: Path | None = None) -> None:
             """An empty script: MathJax is large, and would only typeset formulas."""
             self.set_header("Content-Type", "text/javascript")
 
+    with suppress(OSError):  # Visdom looks there, too, when it compares environments
+        Path(DEFAULT_ENV_PATH).mkdir(parents=True, exist_ok=True)
     app.tornado_settings["static_handler_class"] = PageFiles
     application = app.Application(
         port=port, base_url="", env_path=str(env_path or DEFAULT_ENV_PATH)

@@ -206,10 +206,12 @@ def test_run_that_is_over_survives_a_restart_of_the_server(
     tracker = dashboard(own_server, "over", tmp_path / "run")
     tell(tracker)
     wait_for(lambda: (tmp_path / "over.json").exists())  # after the validation
+    time.sleep(0.5)  # with all that was told after it
     tracker.close()
     own_server.stop()
     own_server.start()
     assert has_all(own_server, "over")
+    assert "stopped" in own_server.windows("over")["Status"]["content"]
     assert "null" != (tmp_path / "over.json").read_text()
 
 
