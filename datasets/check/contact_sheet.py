@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from datasets.base import SegmentationDataset
 from utils.utils import IGNORE_INDEX
-from utils.visualizer.pictures import overlay, save_image
+from utils.visualizer.pictures import fitted, font, overlay, save_image
 
 PANEL = (300, 225)  # largest W, H of an image, and of its label
 NUM_COLUMNS = 3
@@ -60,7 +60,7 @@ def _tile(image: np.ndarray, label: np.ndarray, palette: np.ndarray, title: str)
     )
     tile = Image.new("RGB", (2 * PANEL[0] + 4, PANEL[1] + TITLE_HEIGHT), "white")
     draw = ImageDraw.Draw(tile)
-    draw.text((0, 2), _fitted(title, tile.width), fill="black", font=_font())
+    draw.text((0, 2), fitted(title, tile.width), fill="black", font=font())
     tile.paste(small, (0, TITLE_HEIGHT))
     tile.paste(mixed, (size[0] + 4, TITLE_HEIGHT))
     return tile
@@ -93,20 +93,6 @@ def _legend(
         x = GAP + number % columns * cell_width
         y = number // columns * cell_height
         draw.rectangle((x, y + 3, x + 24, y + cell_height - 4), fill=color, outline=GRAY)
-        shown = _fitted(name, cell_width - 40)
-        draw.text((x + 31, y + 2), shown, fill="black" if occurs else GRAY, font=_font())
+        shown = fitted(name, cell_width - 40)
+        draw.text((x + 31, y + 2), shown, fill="black" if occurs else GRAY, font=font())
     return legend
-
-
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(14)
-
-
-def _fitted(text: str, width: int) -> str:
-    """The text; if it is wider than `width` pixels, without its middle."""
-    shown = text[: width + 1]  # a letter is at least one pixel wide
-    font, kept = _font(), len(shown)
-    while font.getlength(shown) > width and kept > 2:
-        kept -= 1
-        shown = f"{text[: kept // 2]}..{text[len(text) - (kept - kept // 2) :]}"
-    return shown

@@ -107,7 +107,8 @@ def font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 def fitted(text: str, width: int) -> str:
     """The text; if it is wider than `width` pixels, without its middle."""
-    face, shown, kept = font(), text, len(text)
+    shown = text[: width + 1]  # a letter is at least one pixel wide
+    face, kept = font(), len(shown)
     while face.getlength(shown) > width and kept > 2:
         kept -= 1
         shown = f"{text[: kept // 2]}..{text[len(text) - (kept - kept // 2) :]}"

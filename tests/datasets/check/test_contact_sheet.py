@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from datasets.base import SegmentationDataset
-from datasets.check import contact_sheet
 from datasets.check.contact_sheet import save_contact_sheet
 from datasets.facts import ClassFacts, make_label_table, make_palette
 
@@ -83,25 +82,3 @@ def test_no_sample_is_one_line(tmp_path: Path) -> None:
         ValueError, match="needs a sample, but no image of the data set can be read"
     ):
         save_contact_sheet({}, [], tmp_path / "sheet.png")
-
-
-class CountingFont:
-    """Letters of 7 pixels; counts how many were measured."""
-
-    measured = 0
-
-    def getlength(self, text: str) -> float:
-        CountingFont.measured += len(text)
-        return 7.0 * len(text)
-
-
-def test_long_names_are_cut_without_measuring_them_again_and_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(contact_sheet, "_font", CountingFont)
-    for text in ("x" * 5000, "y" * 50_000, "short"):
-        CountingFont.measured = 0
-        shown = contact_sheet._fitted(text, 170)
-        assert len(shown) == min(len(text), 24) and shown[:2] == text[:2]
-        assert CountingFont.measured < 20_000
-    assert shown == "short"

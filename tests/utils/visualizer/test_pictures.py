@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from utils.visualizer import pictures
 from utils.visualizer.pictures import overlay, save_image, save_mask, save_result, side_by_side
 
 PALETTE = np.random.default_rng(1).integers(0, 256, (256, 3), dtype=np.uint8)
@@ -107,3 +108,48 @@ def test_pictures_need_no_matplotlib() -> None:
     script = "import sys, utils.visualizer.pictures; sys.exit('matplotlib' in sys.modules)"
     root = Path(__file__).parents[3]
     assert subprocess.run([sys.executable, "-c", script], cwd=root).returncode == 0
+
+
+class CountingFont:
+    """Letters of 7 pixels; counts how many were measured."""
+
+    measured = 0
+
+    def getlength(self, text: str) -> float:
+        CountingFont.measured += len(text)
+        return 7.0 * len(text)
+
+
+def test_long_names_are_cut_without_measuring_them_again_and_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pictures, "font", CountingFont)
+    for text in ("x" * 5000, "y" * 50_000, "short"):
+        CountingFont.measured = 0
+        shown = pictures.fitted(text, 170)
+        assert len(shown) == min(len(text), 24) and shown[:2] == text[:2]
+        assert CountingFont.measured < 20_000
+    assert shown == "short"
+
+
+def test_contours_have_the_full_color() -> None:
+    ids = np.zeros((4, 6), np.uint8)
+    ids[:, 3:] = 1
+    image = np.full((4, 6, 3), 100, np.uint8)
+    mixed = overlay(image, ids, PALETTE, alpha=0.0, contours=True)
+    assert (mixed[:, 2] == PALETTE[0]).all()  # the last column of the left class
+    assert (np.delete(mixed, 2, axis=1) == 100).all()
+
+
+def test_an_error_map_is_vermilion_where_wrong_and_white_where_ignored() -> None:
+    image = np.full((1, 3, 3), 100, np.uint8)
+    found = pictures.error_map(image, np.array([[0, 255, 1]]), np.array([[0, 0, 0]]))
+    assert found.tolist() == [[[185] * 3, [255] * 3, [213, 94, 0]]]
+
+
+def test_a_legend_wraps_and_cuts_long_names() -> None:
+    names = ["a" * 200, "b", "c"]
+    strip = pictures.legend(names, PALETTE, [0, 1, 2, 255], 150)
+    assert strip.shape == (3 * 24, 150, 3)
+    for line, color in ((0, PALETTE[0]), (1, PALETTE[1]), (1, PALETTE[2])):
+        assert (strip[24 * line : 24 * line + 24].reshape(-1, 3) == color).all(axis=1).sum() > 150
