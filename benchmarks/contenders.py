@@ -194,7 +194,7 @@ def prepared(
     contender: str, work: Work, *, steps: int, ceilings: Sequence[float] | None
 ) -> Callable[[], dict[str, float]]:
     """What measures `steps` steps of a contender, and with `ceilings` its roofline."""
-    progress, device = Progress(0, quiet=True), torch.device(work.device)
+    progress, device = Progress(1, quiet=True), torch.device(work.device)
     untimed = 3 if device.type == "cuda" else 1
     if contender.startswith(("ours", "recipe")):
         run = our_run(contender, work)

@@ -161,7 +161,7 @@ class Watched(Progress):
     """Lets a run make some steps freely, then some without a wait, and then ends it."""
 
     def __init__(self, device: torch.device, *, free: int, watched: int) -> None:
-        super().__init__(0, quiet=True)
+        super().__init__(1, quiet=True)
         self.device, self.free, self.watched = device, free, watched
 
     def track(self, batches: Iterable[T]) -> Iterator[T]:
