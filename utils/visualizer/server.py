@@ -132,7 +132,8 @@ def serve(port: int, *, env_path: Path | None = None) -> None:
 
     with suppress(OSError):  # Visdom looks there, too, when it compares environments
         Path(DEFAULT_ENV_PATH).mkdir(parents=True, exist_ok=True)
-    app.tornado_settings["static_handler_class"] = PageFiles
+    # Without the second, the server starts anew, and forgets, when a source file changes.
+    app.tornado_settings |= {"static_handler_class": PageFiles, "autoreload": False}
     application = app.Application(
         port=port, base_url="", env_path=str(env_path or DEFAULT_ENV_PATH)
     )

@@ -106,7 +106,9 @@ def test_everything_a_training_shows_is_in_the_server(server: Server, tmp_path: 
     assert windows["Confusion"]["content"]["layout"]["yaxis"]["autorange"] == "reversed"
     for name in ("Status", "Samples", "Options"):
         assert "<img src=x" not in windows[name]["content"]
-    assert "finished" in windows["Status"]["content"] and "30 / 30" in windows["Status"]["content"]
+    assert (
+        ">finished<" in windows["Status"]["content"] and "30 / 30" in windows["Status"]["content"]
+    )
     assert "&lt;script&gt;" in windows["Options"]["content"]
     samples = windows["Samples"]["content"]
     assert "&lt;img src=x" in samples and "mIoU 0.500, 10.0 % wrong" in samples
@@ -211,7 +213,7 @@ def test_run_that_is_over_survives_a_restart_of_the_server(
     own_server.stop()
     own_server.start()
     assert has_all(own_server, "over")
-    assert "stopped" in own_server.windows("over")["Status"]["content"]
+    assert ">stopped<" in own_server.windows("over")["Status"]["content"]
     assert "null" != (tmp_path / "over.json").read_text()
 
 
@@ -228,7 +230,7 @@ def test_show_sends_a_run_that_is_over(
     env = env_of_run(folder)
     assert env.startswith("model_data_os16_")
     assert has_all(server, env)
-    assert "finished" in server.windows(env)["Status"]["content"]
+    assert ">finished<" in server.windows(env)["Status"]["content"]
     assert "mIoU 0.500" in server.windows(env)["Samples"]["content"]
     assert main(["show", str(folder), str(tmp_path), "--port", str(server.port)]) == 2
     assert "no run in" in said()[-1]
