@@ -93,3 +93,18 @@ def test_the_predecessors_checkpoint_is_tested_and_continued(
     new = network.pretrained.read_file(tmp_path / "out" / f"latest_{NAME}.pth")
     assert new["cur_itrs"] == 5
     assert new["build_args"]["backbone_args"] == {"legacy_padding": True}
+
+
+@pytest.mark.parametrize(
+    "line", ['{"step": 1, "loss": "low"}', "[" * 100_000, '{"step": 1, "a": {}}']
+)
+def test_a_damaged_history_is_one_line_before_anything_happens(
+    line: str, voc_args: Args, no_figures: None, tmp_path: Path, capsys
+) -> None:
+    assert main.main(voc_args("--total_itrs", "1")) == 0
+    path = tmp_path / "out" / NAME / "history.jsonl"
+    path.write_text(f"{line}\n{path.read_text()}")
+    capsys.readouterr()
+    assert main.main(voc_args("--continue_training")) == 2
+    error = capsys.readouterr().err
+    assert f"{path} line 1 " in error and error.count("\n") == 1

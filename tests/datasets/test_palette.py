@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from datasets.palette import distances, distinct_colors, lab
+from datasets.palette import distinct_colors, lab
 
 
 def test_lab_of_known_colors() -> None:
@@ -25,9 +25,10 @@ def test_red_and_green_are_alike_to_a_deuteranope_only() -> None:
 
 def test_twenty_colors_white_and_black_differ_by_18() -> None:
     colors = np.array([*distinct_colors()[:20], (0, 0, 0), (255, 255, 255)])
-    for number, color in enumerate(colors):
-        others = np.delete(colors, number, axis=0)
-        assert distances(others, color).min() >= 18
+    for deuteranope in (False, True):
+        seen = lab(colors, deuteranope=deuteranope)
+        apart = np.linalg.norm(seen[:, None] - seen[None], axis=2)
+        assert apart[~np.eye(len(colors), dtype=bool)].min() >= 18
 
 
 def test_all_classes_have_their_own_color_and_more_classes_change_none() -> None:
