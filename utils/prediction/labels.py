@@ -78,4 +78,4 @@ def _facts(folder: Path, labels: Sequence[Path], class_names: Sequence[str]) -> 
         say(f"{path} lists other classes than the checkpoint; labels are read as its class ids")
         break
     table = make_label_table({index: index for index in range(len(class_names))})
-    return ClassFacts(tuple(class_names), make_palette([]), table)
+    return ClassFacts(tuple(class_names), make_palette([(0, 0, 0)]), table)

@@ -27,7 +27,7 @@ def atomic_write(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
 
     Readers see the old file or the whole new one, also after a crash. `durable` waits until the
     disk has the content, which a power cut then cannot undo. A killed process leaves a hidden
-    file, see `leftovers`. Missing folders are made. Raises OSError as the system does.
+    file, see `leftovers`. Missing folders are made. OSError names `path`, also on a full disk.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{_hidden_name(path)}{secrets.token_hex(4)}.tmp")
@@ -38,6 +38,9 @@ def atomic_write(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
             if durable:
                 os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None  # not the hidden file, and not nothing
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     if durable and os.name == "posix":  # the new name has to survive a power cut, too
