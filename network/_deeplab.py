@@ -25,8 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .image_model import ImageModel
 from .upsampled_conv import ConcatConv2d, Feature, concat_maps, mean_of_upsampled
-from .utils import IntermediateLayerGetter, Normalize, SimpleSegmentationModel
+from .utils import IntermediateLayerGetter
 
 CHANNELS = 256
 LOW_LEVEL_CHANNELS = 48
@@ -43,15 +44,12 @@ class BuildArgs(TypedDict):
     aux_head: bool
 
 
-class DeepLabV3(SimpleSegmentationModel):
+class DeepLabV3(ImageModel):
     """A backbone with one of the two heads, and what is needed to build and to use it again."""
 
     backbone: IntermediateLayerGetter
     name: str  # one of `network.list_models()`
     build_args: BuildArgs
-    mean: tuple[float, ...]  # RGB, of values in 0..1
-    std: tuple[float, ...]
-    normalize: Normalize  # by `mean` and `std`: images -> the input of `forward`
     class_names: tuple[str, ...] | None = None  # of a checkpoint, if it knows them
     palette: np.ndarray | None = None  # of a checkpoint, if it has one: uint8 (256,3)
 
@@ -70,11 +68,6 @@ class DeepLabV3(SimpleSegmentationModel):
         self.name = name
         self.build_args = build_args
         self.set_normalization(mean, std)
-
-    def set_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """State what the input is normalized with: weights fit only what they were trained with."""
-        self.mean, self.std = tuple(mean), tuple(std)
-        self.normalize = Normalize(self.mean, self.std)
 
     def features(self, x: Tensor) -> dict[str, Feature]:
         """What the heads take, with maps apart where joining them can wait."""
