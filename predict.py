@@ -20,10 +20,11 @@ if __name__ == "__main__":  # before the slow imports, so that Ctrl-C during the
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -41,6 +42,9 @@ from utils.runtime.signals import one_interrupt
 from utils.visualizer import plain_warnings
 
 MAX_THREADS = 16  # more only wait for each other in Python
+# What an ONNX file has settled.
+NOT_FOR_ONNX = {"precision", "flip", "scales", "val_tile"}
+NOT_FOR_ONNX |= {"model", "dataset", "separable_conv", "output_stride"}
 
 
 @dataclass
@@ -81,6 +85,38 @@ def plan_jobs(
     return jobs, sources.problems + too_long
 
 
+def load_device(
+    opts: options.PredictOptions, old: options.PredecessorOptions, place: torch.device
+) -> tuple[prediction.Device, Sequence[str], np.ndarray, str]:
+    """What runs the checkpoint or ONNX file; its class names, palette, and what to call it."""
+    with_confidence = opts.confidence or opts.summary is not None
+    if opts.ckpt.lower().endswith(".onnx"):
+        for group in (opts, old):
+            for field in fields(group):
+                if field.name in NOT_FOR_ONNX and getattr(group, field.name) != field.default:
+                    raise ValueError(f"--{field.name} needs a checkpoint instead of an ONNX file")
+        onnx = prediction.OnnxDevice(
+            opts.ckpt, place, batch_size=opts.batch_size, with_confidence=with_confidence
+        )
+        return onnx, onnx.class_names, onnx.palette, f"{opts.ckpt} in onnxruntime"
+    model, is_averaged = prediction.load_model(opts.ckpt, old)
+    assert model.class_names is not None and model.palette is not None  # load_model sees to it
+    network = folded(model, conv_dtype=AUTOCAST_DTYPES.get(opts.precision)).to(place)
+    device = prediction.TorchDevice(
+        network,
+        place,
+        precision=opts.precision,
+        batch_size=opts.batch_size,
+        tile=opts.val_tile,
+        scales=opts.scales,
+        flip=opts.flip,
+        with_confidence=with_confidence,
+        say=say,
+    )
+    title = f"{model.name} with averaged weights" if is_averaged else model.name
+    return device, model.class_names, model.palette, title
+
+
 def prepare(opts: options.PredictOptions, old: options.PredecessorOptions) -> Prepared:
     """Check everything and load the network, before anything is written."""
     hint = "start one predict.py per GPU, each with its own part of the images"
@@ -92,28 +128,13 @@ def prepare(opts: options.PredictOptions, old: options.PredecessorOptions) -> Pr
     jobs = prediction.missing_only(planned) if opts.resume else planned
     if len(jobs) < len(planned):
         say(f"{len(planned) - len(jobs)} of {len(planned)} images have all their files")
-    model, is_averaged = prediction.load_model(opts.ckpt, old)
-    names, palette = model.class_names, model.palette
-    assert names is not None and palette is not None  # load_model sees to it
+    device, names, palette, title = load_device(opts, old, place)
     if opts.label_ids and names != Cityscapes.facts.class_names:
         raise ValueError(f"--label_ids needs a network with Cityscapes' classes, not {opts.ckpt}")
     scores = None
     if opts.labels is not None:
         labels = prediction.Labels.find(Path(opts.labels), jobs, names)
         scores = prediction.Scores(labels, names)
-    model = folded(model, conv_dtype=AUTOCAST_DTYPES.get(opts.precision)).to(place)
-    device = prediction.TorchDevice(
-        model,
-        place,
-        precision=opts.precision,
-        batch_size=opts.batch_size,
-        tile=opts.val_tile,
-        scales=opts.scales,
-        flip=opts.flip,
-        with_confidence=opts.confidence or opts.summary is not None,
-        say=say,
-    )
-    title = f"{model.name} with averaged weights" if is_averaged else model.name
     say(f"{title}, {len(names)} classes, on {place}: {len(jobs)} images")
     for line in options.without_effect(opts):
         say(line)
@@ -135,6 +156,11 @@ def read_rgb(path: Path, crop_size: int | None) -> np.ndarray:
     return np.array(image)
 
 
+def _pixels(size: tuple[int, ...]) -> str:
+    """The size (H,W) of an image in words."""
+    return f"{size[1]}x{size[0]} pixels"
+
+
 def predict_all(prepared: Prepared, opts: options.PredictOptions) -> Iterator[Work]:
     """Predict all jobs; yields the images that have no mask, or no score."""
     crop_size = opts.crop_size if opts.crop_val else None
@@ -145,6 +171,11 @@ def predict_all(prepared: Prepared, opts: options.PredictOptions) -> Iterator[Wo
             work.image = read_rgb(work.job.image, crop_size)
         except datasets.DataError as error:
             work.problem = f"skipped: {error}"
+            return
+        shown, size = work.image.shape[:2], prepared.device.size
+        if size not in (None, shown):
+            work.problem = f"skipped: {work.job.image} is {_pixels(shown)}; {opts.ckpt} takes "
+            work.problem += f"{_pixels(size)} only"
 
     def write(work: Work) -> None:
         outputs.write(work)

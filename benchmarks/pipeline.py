@@ -37,6 +37,7 @@ class Sleeper:
     """A device that takes some time for each image."""
 
     batch_size, in_flight = 1, 0
+    size: tuple[int, int] | None = None
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds

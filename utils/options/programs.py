@@ -71,7 +71,10 @@ class PredictOptions:
         Value("PATH"),
     )
     ckpt: str = option(
-        REQUIRED, "checkpoint of main.py, or of the predecessor with its flags below", FILE
+        REQUIRED,
+        "checkpoint of main.py, an ONNX file of network.export, or a checkpoint of the predecessor "
+        "with its flags below",
+        FILE,
     )
     output: str = option("results", "folder for the masks; no file in it is replaced", FOLDER)
     overlay: bool = option(

@@ -2,6 +2,7 @@
 
 from .labels import Labels
 from .model import load_model
+from .onnx_device import OnnxDevice
 from .outputs import Outputs, kinds_of, pack
 from .pipeline import Clock, Device, Work, run
 from .sources import Job, check_files, find_sources, missing_only, plan

@@ -45,6 +45,7 @@ class Device(Protocol):
     """What turns images into labels."""
 
     batch_size: int  # how many images of one size are launched together; it may fall
+    size: tuple[int, int] | None  # the only (H,W) that it takes
     in_flight: int  # how many launches may wait for `finish`
 
     def stage(self, image: np.ndarray) -> Any:

@@ -36,6 +36,8 @@ class TorchDevice:
     images are predicted one by one, then in smaller and smaller tiles, from then on; `say` is told.
     """
 
+    size: tuple[int, int] | None = None  # any
+
     def __init__(
         self,
         model: DeepLabV3,
