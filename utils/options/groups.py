@@ -33,7 +33,7 @@ from utils.options.declare import (
 )
 from utils.runtime.precision import AUTOCAST_DTYPES
 from utils.scheduler import SCHEDULERS
-from utils.visualizer.sender import DEFAULT_PORT
+from utils.visualizer import DEFAULT_PORT
 
 
 @dataclass(frozen=True)

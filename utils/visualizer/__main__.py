@@ -15,11 +15,9 @@ from pathlib import Path
 
 from utils.runtime.console import say
 
-from . import server
-from .dashboard import Dashboard, env_of_run
+from .dashboard import DEFAULT_PORT, Dashboard, env_of_run, server
 from .record import Record
 from .report import save_comparison
-from .sender import DEFAULT_PORT
 
 
 def show(folder: Path, *, port: int) -> bool:

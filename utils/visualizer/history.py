@@ -27,8 +27,7 @@ from utils.runtime.files import write_bytes
 from utils.runtime.line_file import LineFile
 
 from .pictures import save_image
-from .sample_files import delete_samples, save_samples
-from .samples import ValidatedSample
+from .samples import ValidatedSample, delete_samples, save_samples
 from .trackers import Tracker
 
 # Runs are ranked by this score. The predecessor's "Mean IoU" gives a class without ground truth an

@@ -11,8 +11,7 @@ import numpy as np
 
 from . import history
 from .colors import rgb
-from .sample_files import load_samples
-from .samples import ValidatedSample
+from .samples import ValidatedSample, load_samples
 from .trackers import Tracker
 
 

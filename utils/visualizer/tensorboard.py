@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from .history import NO_SCORES, SCORE
-from .samples import ValidatedSample, rows_of_interest
-from .sheets import sample_row
+from .samples import ValidatedSample, rows_of_interest, sample_row
 
 
 class TensorBoard:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.utils.visualizer.test_samples import PALETTE, sample
+from tests.utils.visualizer.samples.test_samples import PALETTE, sample
 from tests.utils.visualizer.test_trackers import CALLS
 from utils.visualizer import SCORE, History, Record
 from utils.visualizer.trackers import Trackers

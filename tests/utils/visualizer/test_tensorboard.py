@@ -10,7 +10,7 @@ import pytest
 
 import main
 from tests.helpers import NAME, Args
-from tests.utils.visualizer.test_samples import PALETTE, sample
+from tests.utils.visualizer.samples.test_samples import PALETTE, sample
 from utils.visualizer import SCORE
 from utils.visualizer.tensorboard import TensorBoard
 

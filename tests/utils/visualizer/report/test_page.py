@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.utils.visualizer.samples.test_samples import PALETTE
 from tests.utils.visualizer.test_record import NAMES, record_run
-from tests.utils.visualizer.test_samples import PALETTE
 from utils.visualizer import History, ValidatedSample
 from utils.visualizer.__main__ import main as command
 from utils.visualizer.report import save_comparison, save_report

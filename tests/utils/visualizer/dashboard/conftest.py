@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.utils.visualizer.visdom_server import Server
-from utils.visualizer import sender
+from tests.utils.visualizer.dashboard.visdom_server import Server
+from utils.visualizer.dashboard import sender
 
 
 @pytest.fixture(autouse=True)

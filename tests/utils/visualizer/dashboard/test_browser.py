@@ -14,10 +14,10 @@ import pytest
 import main
 from tests.browser import Browser
 from tests.helpers import NAME
-from tests.utils.visualizer.test_dashboard import ALL, NASTY, tell
-from tests.utils.visualizer.visdom_server import Server
+from tests.utils.visualizer.dashboard.test_dashboard import ALL, NASTY, tell
+from tests.utils.visualizer.dashboard.visdom_server import Server
 from utils.visualizer import SCORE, Dashboard
-from utils.visualizer.server import missing_files, page_folder
+from utils.visualizer.dashboard.server import missing_files, page_folder
 
 # Title of each window -> the points of its curves by name, or its text.
 LOOK = """

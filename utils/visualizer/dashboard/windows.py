@@ -23,10 +23,10 @@ from PIL import Image
 
 from utils.utils import IGNORE_INDEX
 
-from .colors import BEST, HEAT, REST, TRAIN, VALIDATION
-from .figures import smooth
-from .pictures import error_map, overlay
-from .samples import ValidatedSample, rows_of_interest
+from ..colors import BEST, HEAT, REST, TRAIN, VALIDATION
+from ..figures import smooth
+from ..pictures import error_map, overlay
+from ..samples import ValidatedSample, rows_of_interest
 from .sender import Message
 
 if TYPE_CHECKING:  # only a dashboard needs it

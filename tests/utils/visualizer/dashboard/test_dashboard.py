@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.utils.visualizer.visdom_server import Server, free_port, wait_for
+from tests.utils.visualizer.dashboard.visdom_server import Server, free_port, wait_for
 from utils.visualizer import (
     SCORE,
     Dashboard,
@@ -22,9 +22,9 @@ from utils.visualizer import (
     ValidatedSample,
     Visualizer,
     env_of_run,
-    sender,
 )
 from utils.visualizer.__main__ import main
+from utils.visualizer.dashboard import sender
 
 ALL = [
     "Status",

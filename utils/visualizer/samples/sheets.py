@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .pictures import LINE, error_map, legend, overlay, side_by_side, text_line
-from .samples import ValidatedSample
+from ..pictures import LINE, error_map, legend, overlay, side_by_side, text_line
+from .selection import ValidatedSample
 
 ALPHA = 0.6
 GAP = 8

@@ -19,8 +19,8 @@ from PIL import Image
 
 from utils.runtime.files import write_bytes
 
-from .pictures import save_image, save_mask
-from .samples import ValidatedSample, worst_first
+from ..pictures import save_image, save_mask
+from .selection import ValidatedSample, worst_first
 from .sheets import sample_sheet
 
 

@@ -17,11 +17,11 @@ import numpy as np
 from utils.runtime.console import say, size_text
 from utils.runtime.files import write_bytes
 
+from ..history import SCORE
+from ..samples import ValidatedSample, rows_of_interest
+from ..trackers import Tracker
 from . import windows
-from .history import SCORE
-from .samples import ValidatedSample, rows_of_interest
 from .sender import DEFAULT_PORT, Message, Sender, url_of
-from .trackers import Tracker
 from .windows import SampleRows
 
 MAX_POINTS = 2000  # of a curve; the server needs 10 ms for them

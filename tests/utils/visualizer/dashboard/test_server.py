@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from utils.visualizer import server
 from utils.visualizer.__main__ import main
+from utils.visualizer.dashboard import server
 
 CONTENT = b"/* a script */"
 

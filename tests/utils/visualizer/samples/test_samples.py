@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.visualizer.sample_files import delete_samples, load_samples, save_samples
-from utils.visualizer.samples import (
+from utils.visualizer.samples.files import delete_samples, load_samples, save_samples
+from utils.visualizer.samples.selection import (
     SampleSelection,
     ValidatedSample,
     image_scores,
     rows_of_interest,
     worst_first,
 )
-from utils.visualizer.sheets import batch_sheet, sample_row, sample_sheet
+from utils.visualizer.samples.sheets import batch_sheet, sample_row, sample_sheet
 
 PALETTE = np.random.default_rng(3).integers(0, 256, (256, 3), dtype=np.uint8)
 

@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from tests.utils.visualizer.visdom_server import free_port, wait_for
-from utils.visualizer import sender
+from tests.utils.visualizer.dashboard.visdom_server import free_port, wait_for
+from utils.visualizer.dashboard import sender
 
 LOSS = ("main", "Loss")
 Answer = Callable[[socket.socket, bytes], None]
