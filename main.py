@@ -45,8 +45,7 @@ from utils.training.data import build_datasets, check_data, grouped
 from utils.training.errors import explain
 from utils.training.model import train_mode, training_network
 from utils.training.prepare import prepare
-from utils.training.run import Run
-from utils.training.saving import delete_what_is_replaced, save
+from utils.training.run import Run, delete_what_is_replaced, save
 from utils.training.step import TrainingState
 from utils.training.step_report import report_step
 from utils.visualizer import SCORE, Progress, Trackers, plain_warnings

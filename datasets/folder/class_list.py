@@ -17,9 +17,16 @@ from typing import NamedTuple
 import numpy as np
 
 from datasets.facts import ClassFacts, Color, make_label_table, make_palette
-from datasets.palette import distinct_colors
+from datasets.voc import voc_cmap
 from utils.utils import IGNORE_INDEX
 
+# Colors for classes without any. Each of the first 20 is as far as possible from those before it,
+# from white and from black, for normal and for deuteranope eyes: 22 or more in CIELAB.
+FIRST_COLORS = bytes.fromhex(
+    "0000ff ffff00 6969c3 964b00 c32d78 ffd287 00004b 002db4 2de1ff 003c00"
+    "f0870f 2d3c5a d27869 b42dff f096c3 e10fb4 f0d2b4 5a2d3c f0ff69 3c4bff"
+)
+OWN_COLORS = [*np.frombuffer(FIRST_COLORS, np.uint8).reshape(20, 3), *voc_cmap()[1:236]]
 FILE_NAMES = ("classes.txt", "classes.csv")
 IGNORED = "ignored"  # the name of rows that are not classes
 MAX_CLASSES = 255  # 255 is the train id of ignored pixels
@@ -211,7 +218,7 @@ def _checked(path: Path, rows: list[Row]) -> ClassList:
     colors = {row.color: train_ids[row.name] for row in rows if row.color}
     facts = ClassFacts(
         class_names=tuple(row.name for row in classes),
-        palette=_palette(colors) if has_colors else make_palette(distinct_colors()),
+        palette=_palette(colors) if has_colors else make_palette(OWN_COLORS),
         label_table=make_label_table({v: train_ids[r.name] for r in rows for v in r.values or ()}),
         colors=colors if has_colors else None,
     )

@@ -6,6 +6,7 @@ same batches as an uninterrupted run from step k on, with any number of loader p
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
@@ -17,11 +18,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datasets.base import SampleKey, SegmentationDataset
-from datasets.loader.workers import as_worker_error, waiting_line
-from utils.runtime.patience import complaining
+from datasets.loader.workers import as_worker_error
+from utils.runtime.console import say
 from utils.runtime.signals import ignore_interrupts
 
 Sample = tuple[int, Tensor, Tensor]  # its index in the data set, image, label
+WAITING = (
+    "no batch has come for a minute: the disk or the network drive with the images may be slow or "
+    "gone, or a loader process is stopped (kill -CONT PID)"
+)
 
 
 @dataclass(eq=False)
@@ -105,13 +110,23 @@ class WatchedLoader(DataLoader):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         try:
             batches = super().__iter__()
-            pids = [worker.pid for worker in getattr(batches, "_workers", ())]
-            yield from complaining(batches, self.patience, lambda: waiting_line(pids))
+            while (batch := self._next(batches)) is not None:
+                yield batch
         except (EOFError, OSError, RuntimeError) as error:
             death = as_worker_error(error) if self.num_workers else None
             if death is None:
                 raise
             raise death from error
+
+    def _next(self, batches: Iterator[Any]) -> Any:
+        """The next batch, or None at the end."""
+        timer = threading.Timer(self.patience, say, (WAITING,), {"error": True})
+        timer.daemon = True
+        timer.start()
+        try:
+            return next(batches, None)
+        finally:
+            timer.cancel()
 
 
 def start_worker(worker_id: int) -> None:

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from utils.runtime.console import size_text
@@ -108,22 +107,6 @@ def worker_death_line(error: BaseException) -> str | None:
     if exited := EXITED.search(text):
         return f"loader process {exited[1].strip()} ended unexpectedly; {RESTART_HINT}"
     return None
-
-
-def waiting_line(pids: Sequence[int]) -> str:
-    """What is said when the loader processes `pids` have sent nothing for long."""
-    stopped = " ".join(str(pid) for pid in pids if _is_stopped(pid))
-    if stopped:
-        return f"no batch comes: loader process {stopped} is stopped; kill -CONT {stopped} helps"
-    return "no batch comes: the disk or the network drive with the images may be slow or gone"
-
-
-def _is_stopped(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:  # not Linux, or ended just now
-        return False
-    return state in "Tt"
 
 
 def as_worker_error(error: BaseException) -> WorkerError | None:

@@ -8,8 +8,7 @@ are uint8, take the nearest pixel. Padding of a label is 255 (ignored), padding 
 fill color. Sizes are (H, W), or one int for a square.
 """
 
-from .base import MEAN_COLOR, JointTransform
-from .calling import AnyTransform, call, new_rng, takes_pictures
+from .base import MEAN_COLOR, AnyTransform, JointTransform, call, new_rng, takes_pictures
 from .color_jitter import ExtColorJitter
 from .pipelines import train_transform, val_transform
 from .predecessor import (

@@ -5,8 +5,9 @@ A picture is an image (H, W, 3) RGB and its label (H, W), both uint8. Sizes are 
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
@@ -17,12 +18,11 @@ from torch.nn import functional
 
 from utils.utils import IGNORE_INDEX
 
-from .calling import new_rng
-
 Rng = np.random.Generator
 Size = float | tuple[float, float]  # in whole pixels, rounded down
 Color = tuple[int, int, int]
 Picture = tuple[np.ndarray, np.ndarray]
+AnyTransform = Callable[..., tuple[Any, Any]]
 
 MEAN_COLOR: Color = (124, 116, 104)  # ImageNet's mean
 
@@ -34,7 +34,10 @@ class JointTransform:
     numbers come from `rng`; where none is given, from torch's global generator.
     """
 
-    takes_pictures = False  # see `calling`
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether it asks for PIL pictures, not arrays."""
+        return False
 
     def __call__(self, image: Any, label: Any, rng: Rng | None = None) -> tuple[Any, Any]:
         rng = new_rng() if rng is None else rng
@@ -54,6 +57,32 @@ class JointTransform:
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={value}" for name, value in vars(self).items())
         return f"{type(self).__name__}({settings})"
+
+
+def new_rng() -> Rng:
+    """A generator seeded from torch's global one, which a DataLoader seeds in its processes."""
+    return np.random.default_rng(int(torch.randint(1 << 62, ())))
+
+
+def call(transform: AnyTransform, image: Any, label: Any, rng: Rng) -> tuple[Any, Any]:
+    """`transform(image, label)`, with `rng` if it has a parameter of that name."""
+    return transform(image, label, rng=rng) if _takes_rng(transform) else transform(image, label)
+
+
+def takes_pictures(transform: AnyTransform) -> bool:
+    """Whether it asks for PIL pictures: without a parameter `rng` it does, as the predecessor's."""
+    if isinstance(transform, JointTransform):
+        return transform.takes_pictures
+    return not _takes_rng(transform)
+
+
+def _takes_rng(transform: AnyTransform) -> bool:
+    if isinstance(transform, JointTransform):
+        return True
+    try:
+        return "rng" in inspect.signature(getattr(transform, "forward", transform)).parameters
+    except (TypeError, ValueError, NameError):  # some functions written in C do not tell
+        return False
 
 
 def _as_array(picture: Any, *, is_image: bool) -> Any:

@@ -105,7 +105,9 @@ class ExtRandomRotation(JointTransform):
 class ExtLambda(JointTransform):
     """Apply a function to the image as it was given; the label stays."""
 
-    takes_pictures = True
+    @property
+    def takes_pictures(self) -> bool:
+        return True
 
     def __init__(self, lambd: Callable[[Any], Any]) -> None:
         self.lambd = lambd

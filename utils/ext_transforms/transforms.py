@@ -12,11 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from . import base
-from .base import MEAN_COLOR, Color, JointTransform, Picture, Rng, Size
-from .calling import AnyTransform, call, new_rng, takes_pictures
+from .base import MEAN_COLOR, AnyTransform, Color, JointTransform, Picture, Rng, Size
 
 
-class ExtCompose:
+class ExtCompose(JointTransform):
     """Apply transforms one after another, all drawing from one generator.
 
     A transform without a parameter `rng` is called with image and label alone, and draws itself.
@@ -26,15 +25,14 @@ class ExtCompose:
         self.transforms = list(transforms)
 
     def __call__(self, image: Any, label: Any, rng: Rng | None = None) -> tuple[Any, Any]:
-        rng = new_rng() if rng is None else rng
+        rng = base.new_rng() if rng is None else rng
         for transform in self.transforms:
-            image, label = call(transform, image, label, rng)
+            image, label = base.call(transform, image, label, rng)
         return image, label
 
     @property
     def takes_pictures(self) -> bool:
-        """Whether a transform in it does, see `calling`."""
-        return any(map(takes_pictures, self.transforms))
+        return any(map(base.takes_pictures, self.transforms))
 
     def __repr__(self) -> str:
         lines = "".join(f"\n    {transform}" for transform in self.transforms)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import re
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
 
 from utils.options.programs import fields
+from utils.runtime.console import one_line
 
 
 def command_line(argv: Sequence[str] | None = None) -> str:
@@ -34,18 +33,8 @@ def _with_torchrun(words: Sequence[str], *, processes: int) -> str:
 
 
 def to_type(words: Sequence[str]) -> str:
-    """The command as one line to type."""
-    return " ".join(map(_quoted, words))
-
-
-def _quoted(word: str) -> str:
-    if not re.search("[\x00-\x1f\x7f-\x9f\ud800-\udfff]", word):
-        return shlex.quote(word)
-    # A line end, or a byte that is no text: as bash, zsh and ksh read it.
-    plain = (
-        chr(b) if 32 <= b < 127 and b not in b"'\\" else f"\\x{b:02x}" for b in os.fsencode(word)
-    )
-    return f"$'{''.join(plain)}'"
+    """The command as one line to type; line ends in names are escapes."""
+    return one_line(shlex.join(words))
 
 
 def _without(words: Sequence[str], names: Iterable[str]) -> list[str]:

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -161,42 +161,23 @@ def newest_readable(
     raise ValueError(f"{'; '.join(problems)}; give --ckpt {other}, or start anew with --overwrite")
 
 
-class _Written:
-    """A file for torch's writer, which hides what the system says of a failed write: kept here."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.failure: OSError | None = None
-
-    def write(self, data: bytes) -> int:
-        try:
-            return self._file.write(data)
-        except OSError as error:
-            self.failure = error
-            raise
-
-    def flush(self) -> None:
-        self._file.flush()
-
-
 def save(state: Checkpoint, path: Path, *, before: Callable[[], None] | None = None) -> None:
     """Write `state` so that `path` holds the old file or the new one, never half of either.
 
     Calls `before` when everything is on the disk, just before the new file takes its place. Raises
     OSError if the disk is full; the old file is whole then, and the run can continue.
     """
-    written = None
     try:
         with atomic_write(path, durable=True) as file:
-            written = _Written(file)
-            torch.save(dict(state), written)  # type: ignore[arg-type]  # enough of a file for it
+            torch.save(dict(state), file)
             file.flush()
             os.fsync(file.fileno())
             if before is not None:
                 before()
     except (OSError, RuntimeError) as error:
-        failure = error if isinstance(error, OSError) else written and written.failure
-        reason = failure.strerror if failure else str(error).splitlines()[0]
+        # torch's writer hides what the system says behind an error of its own.
+        failure = error if isinstance(error, OSError) else error.__context__
+        reason = failure.strerror if isinstance(failure, OSError) else str(error).splitlines()[0]
         raise OSError(f"could not write {path}: {reason}") from error
 
 

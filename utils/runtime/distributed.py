@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import re
 import sys
 import traceback
@@ -129,10 +128,10 @@ class World:
                     results.append(function())
                 except (OSError, ValueError) as error:
                     failure = error
-            failures = self.gather(None if failure is None else _portable(failure))
+            failures = self.gather(None if failure is None else str(failure))
             first = next((rank for rank, other in enumerate(failures) if other is not None), None)
             if first is not None:
-                raised: Any = failure or failures[first]
+                raised: Any = failure or ValueError(failures[first])
                 raised.speaker = first
                 raise raised
         return results[0]
@@ -159,15 +158,6 @@ class World:
 
 
 ALONE = World(0, 1, torch.device("cpu"))  # for what needs no network
-
-
-def _portable(error: OSError | ValueError) -> OSError | ValueError:
-    """`error` if it can be sent to another process, else an error with the same text."""
-    try:
-        pickle.loads(pickle.dumps(error))
-        return error
-    except Exception:  # pickling an unusual exception class may raise anything
-        return OSError(str(error)) if isinstance(error, OSError) else ValueError(str(error))
 
 
 def speaks(error: BaseException) -> bool:

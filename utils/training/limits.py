@@ -14,33 +14,23 @@ def check_machine(opts: options.Options, *, world: World) -> None:
 
     What a GPU has room for depends on the network; there it shows in the first step.
     """
-    asked = opts.data.num_workers
-    num_workers = default_num_workers(world.local_size) if asked is None else asked
-    _check_processes(num_workers, training=not opts.run.test_only, world=world)
-    if not opts.run.test_only:
-        _check_memory(opts, num_workers, world=world)
-
-
-def _check_processes(num_workers: int, *, training: bool, world: World) -> None:
-    # Those of training stay while those of validation work.
-    needed, allowed = (
-        num_workers * (2 if training else 1) * world.local_size,
-        limits.process_limit(),
-    )
-    if needed > allowed:
-        raise ValueError(
-            f"--num_workers {num_workers}: the run needs {needed} loader processes, but the system "
-            f"allows only {allowed:.0f} more; use a smaller --num_workers"
-        )
-
-
-def _check_memory(opts: options.Options, num_workers: int, *, world: World) -> None:
     data, several = opts.data, opts.optim.grad_accumulation
+    asked = data.num_workers
+    num_workers = default_num_workers(world.local_size) if asked is None else asked
+    # Those of training stay while those of validation work.
+    processes = num_workers * world.local_size * (1 if opts.run.test_only else 2)
+    if processes > (allowed := limits.process_limit()):
+        raise ValueError(
+            f"--num_workers {num_workers}: the run needs {processes} loader processes, but the "
+            f"system allows only {allowed:.0f} more; use a smaller --num_workers"
+        )
+    if opts.run.test_only:
+        return
     # Fetched ahead, and collected for one step.
     batches = min(num_workers * PREFETCH + several, opts.optim.total_itrs * several)
     each = 4 * data.crop_size**2 * (data.batch_size // world.size)  # an RGB image and its label
-    needed, free = batches * each * world.local_size, limits.memory_limit()
-    if needed > free:
+    needed = batches * each * world.local_size
+    if needed > (free := limits.memory_limit()):
         raise ValueError(
             f"--batch_size {data.batch_size}, --crop_size {data.crop_size}: {batches} batches on "
             f"their way to training need {size_text(needed)}, but only {size_text(free)} of memory "

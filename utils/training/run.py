@@ -1,4 +1,4 @@
-"""A run: everything that training, validation and the reports need, checked and built."""
+"""A run: everything that training, validation and the reports need, and how it is saved."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import network
 from network.pretrained import FORMAT, Checkpoint, RngState
 from utils import options
 from utils.loss import Criterion
-from utils.runtime.checkpoint import RunFiles
+from utils.runtime import checkpoint
+from utils.runtime.console import one_line, say
 from utils.runtime.distributed import World
 from utils.runtime.precision import autocast
 from utils.training.data import RunData
@@ -34,7 +35,7 @@ class Run:
     optimizer_step: OptimizerStep
 
     @property
-    def files(self) -> RunFiles:
+    def files(self) -> checkpoint.RunFiles:
         return self.start.files
 
     def autocast(self) -> torch.autocast:
@@ -68,3 +69,44 @@ class Run:
             "options": options.flat(self.opts),
             "command": self.command,
         }
+
+
+def save(
+    run: Run, state: TrainingState, *, is_last: bool, is_best: bool = False, replaces: bool = False
+) -> bool:
+    """Write the latest checkpoint, and before it the best one if this is the best.
+
+    All processes must call it; the main one is told whether it worked. If the disk is full, this
+    checkpoint is lost and training goes on, unless it is the last one.
+    """
+    rng_states = run.world.gather(checkpoint.rng_state())
+    if not run.world.is_main:
+        return False
+    content = run.checkpoint(state, rng_states)
+    if not checkpoint.is_finite(content):
+        text = f"the weights are NaN or infinite at step {state.step}"
+        if is_last:
+            raise FloatingPointError(f"{text}: not saved; the earlier checkpoints stay")
+        say(f"not saved: {text}")
+        return False
+    try:
+        if is_best:
+            checkpoint.save(content, run.files.best)
+        keep = run.opts.run.keep_checkpoints
+        checkpoint.save_latest(content, run.files, keep=keep, replaces=replaces)
+    except OSError as error:
+        if is_last:
+            raise
+        text = f"not saved: {error}; the earlier checkpoints are whole, and training goes on"
+        say(one_line(text))
+        return False
+    return True
+
+
+def delete_what_is_replaced(run: Run) -> None:
+    """Delete the earlier run that --overwrite replaces, and what killed saves left."""
+    if run.opts.run.overwrite:
+        run.files.delete_run()
+    run.files.delete_leftovers()
+    if run.start.ckpt is not None:
+        run.files.make_latest(run.start.ckpt)
