@@ -71,7 +71,7 @@ def printed_command(output: str) -> list[str]:
     return arguments
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGINT", pytest.param("SIGUSR1", marks=pytest.mark.slow)])
 def test_a_signal_saves_and_says_how_to_go_on(
     name: str,
     voc_args: Args,
@@ -125,6 +125,7 @@ def test_a_second_interrupt_ends_at_once(
     assert error == "main.py: interrupted; nothing was saved yet\n"
 
 
+@pytest.mark.slow  # starts a process
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a terminal")
 def test_a_closed_connection_saves(
     voc_args: Args, undisturbed: Callable[[list[str]], Path], tmp_path: Path
@@ -266,7 +267,7 @@ def contents(folder: Path) -> dict[str, int]:
     return {str(path): zlib.crc32(path.read_bytes()) for path in files}
 
 
-@pytest.mark.parametrize("damage", [cut, flip])
+@pytest.mark.parametrize("damage", [cut, pytest.param(flip, marks=pytest.mark.slow)])
 def test_a_damaged_latest_gives_way_to_the_one_before(
     damage: Callable[[Path], None],
     voc_args: Args,

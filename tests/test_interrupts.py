@@ -82,7 +82,12 @@ def interrupt_often(*_: object, **__: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "where", ["utils.options.parse_main", "main.prepare", "main.report.announce"]
+    "where",
+    [
+        pytest.param("utils.options.parse_main", marks=pytest.mark.slow),
+        pytest.param("main.prepare", marks=pytest.mark.slow),
+        "main.report.announce",
+    ],
 )
 def test_main_while_it_prepares(
     where: str, voc_args: Args, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys

@@ -54,10 +54,17 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[str]
     ("plan", "workers", "latest", "best"),
     [
         pytest.param({"steps": 5}, "2", 4, (2, 4), id="mid-epoch-2-workers"),
-        pytest.param({"steps": 5}, "0", 4, (2, 4), id="mid-epoch"),
+        pytest.param({"steps": 5}, "0", 4, (2, 4), id="mid-epoch", marks=pytest.mark.slow),
         # Saved in step 1: latest; in step 2: latest, and after the validation best and latest.
         pytest.param({"moment": "write", "which": 5, "share": 0.5}, "0", 2, (2,), id="mid-save"),
-        pytest.param({"moment": "replaced", "which": 3}, "0", 2, (2,), id="only-best-saved"),
+        pytest.param(
+            {"moment": "replaced", "which": 3},
+            "0",
+            2,
+            (2,),
+            id="only-best-saved",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_killed_run_ends_as_the_undisturbed_one(

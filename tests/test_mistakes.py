@@ -44,8 +44,24 @@ def empty_split(data: Path) -> str:
     return "train.txt is empty"
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
-@pytest.mark.parametrize("damage", [damage_label, resize_label, drop_label, empty_split])
+@pytest.mark.parametrize(
+    ("damage", "workers"),
+    [
+        (damage_label, "1"),
+        (resize_label, "0"),
+        (drop_label, "0"),
+        (empty_split, "0"),
+        *(
+            pytest.param(damage, workers, marks=pytest.mark.slow)
+            for damage, workers in (
+                (damage_label, "0"),
+                (resize_label, "1"),
+                (drop_label, "1"),
+                (empty_split, "1"),
+            )
+        ),
+    ],
+)
 def test_bad_data_is_one_line(
     damage: Callable[[Path], str], workers: str, voc_args: Args, tiny_voc: Path, capsys
 ) -> None:

@@ -65,8 +65,8 @@ def ctrl_c() -> None:
     ("moment", "step", "fail", "code"),
     [
         (before_it, 3, out_of_memory, 2),
-        (after_it, 3, ctrl_c, 130),
-        (before_it, 6, ctrl_c, 130),
+        pytest.param(after_it, 3, ctrl_c, 130, marks=pytest.mark.slow),
+        pytest.param(before_it, 6, ctrl_c, 130, marks=pytest.mark.slow),
         (after_it, 6, out_of_memory, 2),
     ],
 )

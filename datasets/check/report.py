@@ -31,6 +31,7 @@ from datasets.check.findings import (
     unreadable,
 )
 from datasets.files import DataError, is_lossy, is_turned
+from utils.runtime.console import one_line
 
 NUM_SHEET_SAMPLES = 12
 
@@ -80,8 +81,8 @@ class Report:
     def text(self) -> str:
         """Table, problems and notes, and the verdict."""
         lines = [self.table(), ""]
-        lines += [f"problem: {line}" for line in self.problems]
-        lines += [f"note: {line}" for line in self.notes]
+        lines += [one_line(f"problem: {line}") for line in self.problems]
+        lines += [one_line(f"note: {line}") for line in self.notes]
         count = f"{len(self.problems)} problem" + "s" * (len(self.problems) != 1)
         lines.append(
             "the data is fit to train on" if self.ok else f"{count}: fix the data before training"

@@ -236,7 +236,7 @@ def numbers(data: TwoClasses, order: Sequence[int | SampleKey], **options: objec
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-@pytest.mark.parametrize("workers", [0, 1, 4])
+@pytest.mark.parametrize("workers", [0, 1, pytest.param(4, marks=pytest.mark.slow)])
 def test_bad_files_are_left_out(workers: int, tmp_path: Path) -> None:
     data = numbered(tmp_path, bad=(1, 2, 5))
     data.skip_bad_files = True

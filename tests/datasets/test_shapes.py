@@ -31,7 +31,7 @@ def mean_iou(labels: np.ndarray, predictions: np.ndarray) -> float:
     return float(np.mean(ious))
 
 
-@pytest.mark.parametrize("bins", [16, 32])
+@pytest.mark.parametrize("bins", [16, pytest.param(32, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("prior", ["as counted", "equal"])
 def test_color_alone_does_not_tell_the_classes(bins: int, prior: str) -> None:
     """Bayes classifier on a color histogram of the training pixels: what color can give."""

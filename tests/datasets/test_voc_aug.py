@@ -182,6 +182,7 @@ def test_command(root: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow  # starts a process
 def test_the_old_command_names_the_new_one(root: Path) -> None:
     done = start("datasets.voc", "--prepare_aug", "--data_root", str(root))
     assert done.returncode == 2 and done.stdout == ""

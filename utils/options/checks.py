@@ -55,16 +55,8 @@ def changes_on_resume(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
         for name, field in fields().items()
         if not field.metadata["free_on_resume"]
         if not (field.metadata["kept_on_resume"] and now.get(name) == field.default)
-        if name in then and name in now and _meant(then, name) != _meant(now, name)
+        if name in then and name in now and then[name] != now[name]
     )
-
-
-def _meant(values: Mapping[str, Any], name: str) -> Any:
-    """What an option amounts to, where a value says the same as none."""
-    value = values[name]
-    if name == "color_jitter" and value is None:
-        return DATASETS[values["dataset"]].color_jitter
-    return value or None if name == "clip_grad_norm" else value
 
 
 def _shown(value: Any) -> str:

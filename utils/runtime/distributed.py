@@ -118,7 +118,8 @@ class World:
     def main_first(self, function: Callable[[], Result]) -> Result:
         """Call `function` in the main process, then in the others, which find what it downloaded.
 
-        An OSError or ValueError in one process is raised in all of them, so that none waits on.
+        After an OSError or ValueError in one process, the others raise a ValueError of the same
+        text, so that none waits on.
         """
         results: list[Result] = []
         failure: OSError | ValueError | None = None

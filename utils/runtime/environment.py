@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import socket
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,11 +21,6 @@ def device_name(device: torch.device) -> str:
         return device.type
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"cpu ({cores} cores)"
-
-
-def host_name() -> str:
-    """The name of this machine."""
-    return socket.gethostname()
 
 
 def versions() -> dict[str, str]:

@@ -42,8 +42,7 @@ class RunLock:
                 f"cannot make --output_dir {folder}: {error.strerror}; choose another folder"
             ) from error
         try:
-            while self._file is None:
-                self._file = _try_to_lock(path)
+            self._file = _locked(path)
         except OSError as error:
             return (
                 f"cannot lock {path} ({error.strerror}): nothing keeps a second run of this name "
@@ -55,10 +54,7 @@ class RunLock:
     def release(self) -> None:
         """Delete and free the lock, and the folders made for it if nothing was written."""
         if self._file is not None:
-            if _is_at(
-                self._file, self._path
-            ):  # else somebody has deleted it, or cleared the folder
-                self._path.unlink(missing_ok=True)
+            self._path.unlink(missing_ok=True)
             self._file.close()
             self._file = None
         for folder in self._made:
@@ -67,8 +63,8 @@ class RunLock:
         self._made = []
 
 
-def _try_to_lock(path: Path) -> FileIO | None:
-    """The locked file; None if the run that held it has just deleted it. Raises as `acquire`."""
+def _locked(path: Path) -> FileIO:
+    """The locked file. Raises ValueError as `acquire`, and OSError where locks are not possible."""
     if fcntl is None:
         raise OSError(errno.ENOTSUP, "this system has no such locks")
     file = FileIO(path, "a+")
@@ -84,18 +80,7 @@ def _try_to_lock(path: Path) -> FileIO | None:
             f"another run{owner and f' ({owner})'} is writing the same files in {path.parent}; "
             "wait until it has ended, or choose another --output_dir"
         ) from error
-    if not _is_at(file, path):
-        file.close()
-        return None
     with suppress(OSError):  # a full disk: the lock counts, not the text
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
     return file
-
-
-def _is_at(file: FileIO, path: Path) -> bool:
-    """Whether `path` is the name of the open `file`."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-    except OSError:
-        return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -231,7 +232,7 @@ def run_facts(run: Run) -> dict[str, object]:
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "resumed_at_step": run.start.step if run.start.resumes else None,
         "resume_command": options.resume_command(run.command, processes=run.world.local_size),
-        "host": environment.host_name(),
+        "host": platform.node(),
         "device": environment.device_name(run.world.device),
         "processes": run.world.size,
         "commit": environment.commit(),

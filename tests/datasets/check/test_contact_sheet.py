@@ -64,17 +64,14 @@ def test_every_sample_is_there_beside_its_label(
         assert bare == pytest.approx(num_samples * area * 1.5, rel=0.02)
 
 
-def test_the_legend_has_all_classes_and_grays_those_that_do_not_occur(tmp_path: Path) -> None:
+def test_the_legend_has_the_classes_that_occur(tmp_path: Path) -> None:
     sheet = drawn(tmp_path, Halves((36, 48), lower=1), 3)
     for color in ((160, 40, 40), (40, 160, 40)):
         assert count(sheet, color) in (3 * 300 * 112, 3 * 300 * 113)  # of 225 rows
-    legend = sheet[-34:]
+    legend = sheet[-36:]
     squares = [count(legend, color) for color in (RED, GREEN, BLUE)]
-    assert len(set(squares)) == 1 and squares[0] > 200
-    columns = np.flatnonzero((legend == BLUE).all(axis=2).any(axis=0))
-    absent_name = legend[:, columns[-1] + 3 :]
-    assert count(absent_name, (0, 0, 0)) == 0 and count(absent_name, (150, 150, 150)) > 5
-    assert count(legend[:, : columns[0]], (0, 0, 0)) > 20
+    assert squares[0] == squares[1] > 150 and squares[2] == 0
+    assert count(legend, (0, 0, 0)) > 20
 
 
 def test_no_sample_is_one_line(tmp_path: Path) -> None:

@@ -199,9 +199,10 @@ except WorkerError as error:
 """
 
 
+@pytest.mark.slow  # starts processes; test_endurance.py has a faster one
 @pytest.mark.parametrize(
     ("number", "told"),
-    [("SIGKILL", "(Killed)"), pytest.param("SIGBUS", "shared", marks=pytest.mark.slow)],
+    [("SIGKILL", "(Killed)"), ("SIGBUS", "shared")],
 )
 def test_a_killed_worker_is_told_in_one_line(number: str, told: str) -> None:
     """In a process of its own: torch may raise the error again at any later moment."""

@@ -75,32 +75,6 @@ def test_a_folder_that_is_in_use_by_now_stays(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["latest.pth"]
 
 
-def test_nobody_elses_lock_is_deleted(tmp_path: Path) -> None:
-    """Somebody cleared the folder, and another run began in it."""
-    one, path = RunLock(), tmp_path / ".r.lock"
-    one.acquire(path)
-    path.unlink()
-    path.write_text("another's")
-    one.release()
-    assert path.read_text() == "another's"
-
-
-def test_a_lock_that_its_owner_deletes_at_this_moment_is_made_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, lockf, calls = tmp_path / ".r.lock", lock.fcntl.lockf, []
-
-    def deleted_before(file: object, flags: int) -> None:
-        calls.append(file)
-        if len(calls) == 1:
-            path.unlink()
-        lockf(file, flags)
-
-    monkeypatch.setattr(lock.fcntl, "lockf", deleted_before)
-    assert RunLock().acquire(path) is None
-    assert len(calls) == 2 and path.read_text().startswith(f"process {os.getpid()} on ")
-
-
 def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(file: object, flags: int) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
