@@ -5,7 +5,7 @@ uint8. So a sample takes 4 bytes a pixel: 6 MiB + 2 MiB for one of Cityscapes, 2
 its 2,975 training images. Deleting the folder, or any file in it, is always safe.
 
 Several runs and processes may share a folder. An entry is valid only with the right length (a power
-cut leaves short files), with the sizes and times that both files have now, and with labels that are
+cut leaves short files) and with the sizes and times that both files have now, and if its labels are
 classes. An entry that is not valid is made anew: so a file that changes gets a new entry.
 """
 
@@ -46,7 +46,6 @@ class SampleCache:
     def __init__(self, directory: Path, dataset: FileDataset, *, reserved: int = 0) -> None:
         self.directory = Path(os.path.abspath(directory))
         self._dataset = dataset
-        self._num_classes = len(dataset.class_names)
         self._entries = [self.directory / f"{key}.sample" for key in _keys(dataset)]
         # The errno of the error that ended storing, shared by all processes; 0: no error.
         self._errno = torch.zeros(1, dtype=torch.int32).share_memory_()
@@ -65,13 +64,17 @@ class SampleCache:
             state = self._state(index)
         except OSError:
             return self._dataset.decode(index)  # raises the error that names the file
-        sample = _read_entry(self._entries[index], state, self._num_classes)
-        if sample is None:
+        sample = _read_entry(self._entries[index], state)
+        if sample is None or not self._holds_classes(sample[1]):
             sample = self._dataset.decode(index)
             self._store(self._entries[index], state, *sample)
             for pixels in sample:
                 pixels.flags.writeable = False
         return sample
+
+    def _holds_classes(self, label: np.ndarray) -> bool:
+        """Whether all values are classes or 255, which is 0 after 1 is added."""
+        return int((label + np.uint8(1)).max()) <= len(self._dataset.class_names)
 
     def problem(self) -> str | None:
         """One line that says why samples are no longer stored; None if they are."""
@@ -105,8 +108,7 @@ class SampleCache:
     def _bytes_to_store(self, index: int) -> int:
         """The size of a missing entry; 0 if it exists or cannot be made."""
         try:
-            state = self._state(index)
-            if _read_entry(self._entries[index], state, self._num_classes) is not None:
+            if _read_entry(self._entries[index], self._state(index)) is not None:
                 return 0
             width, height = image_size(self._dataset.images[index])
         except (OSError, DataError):
@@ -156,9 +158,7 @@ def _keys(dataset: FileDataset) -> list[str]:
     return keys
 
 
-def _read_entry(
-    entry: Path, state: list[int], num_classes: int
-) -> tuple[np.ndarray, np.ndarray] | None:
+def _read_entry(entry: Path, state: list[int]) -> tuple[np.ndarray, np.ndarray] | None:
     """Image and label of a complete entry that was made in `state`; else None."""
     try:
         with open_regular(entry) as file:
@@ -175,6 +175,4 @@ def _read_entry(
         return None
     pixels = np.frombuffer(content, dtype=np.uint8, offset=HEADER_BYTES)
     split = 3 * height * width
-    image, label = pixels[:split].reshape(height, width, 3), pixels[split:].reshape(height, width)
-    largest = int((label + np.uint8(1)).max()) - 1  # ignored pixels, 255, count as -1
-    return (image, label) if largest < num_classes else None
+    return pixels[:split].reshape(height, width, 3), pixels[split:].reshape(height, width)

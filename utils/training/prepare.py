@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 
 import network
+from datasets.loader import PREFETCH, default_num_workers
 from utils import options
 from utils.loss import Criterion
 from utils.optimizer import create_optimizer
-from utils.runtime import checkpoint, distributed
+from utils.runtime import checkpoint, distributed, limits
+from utils.runtime.console import size_text
 from utils.runtime.distributed import World
 from utils.runtime.lock import RunLock
 from utils.runtime.memory import keep_freed_memory
@@ -17,7 +19,6 @@ from utils.scheduler import create_scheduler
 from utils.training.class_weights import class_weights
 from utils.training.data import RunData, load_data
 from utils.training.ema import Ema
-from utils.training.limits import check_machine
 from utils.training.model import build_model, load_backbone_weights
 from utils.training.run import Run
 from utils.training.start import StartPoint, find_start
@@ -64,6 +65,35 @@ def _start_world(opts: options.Options, command: str) -> World:
         keep_freed_memory()
     set_float32_precision(opts.optim.precision)
     return world
+
+
+def check_machine(opts: options.Options, *, world: World) -> None:
+    """Raise ValueError if the loader processes or the batches on their way have no room here.
+
+    What a GPU has room for depends on the network; there it shows in the first step.
+    """
+    data, several = opts.data, opts.optim.grad_accumulation
+    asked = data.num_workers
+    num_workers = default_num_workers(world.local_size) if asked is None else asked
+    # Those of training stay while those of validation work.
+    processes = num_workers * world.local_size * (1 if opts.run.test_only else 2)
+    if processes > (allowed := limits.process_limit()):
+        raise ValueError(
+            f"--num_workers {num_workers}: the run needs {processes} loader processes, but the "
+            f"system allows only {allowed:.0f} more; use a smaller --num_workers"
+        )
+    if opts.run.test_only:
+        return
+    # Fetched ahead, and collected for one step.
+    batches = min(num_workers * PREFETCH + several, opts.optim.total_itrs * several)
+    each = 4 * data.crop_size**2 * (data.batch_size // world.size)  # an RGB image and its label
+    needed = batches * each * world.local_size
+    if needed > (free := limits.memory_limit()):
+        raise ValueError(
+            f"--batch_size {data.batch_size}, --crop_size {data.crop_size}: {batches} batches on "
+            f"their way to training need {size_text(needed)}, but only {size_text(free)} of memory "
+            "are free; use smaller ones, or a smaller --num_workers or --grad_accumulation"
+        )
 
 
 def build_criterion(

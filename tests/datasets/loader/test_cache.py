@@ -38,7 +38,7 @@ def test_each_sample_is_decoded_once(data: FileDataset, decoded: list[int], tmp_
     entries = list((tmp_path / "new" / "cache").iterdir())
     assert len(entries) == 4
     assert {path.suffix for path in entries} == {".sample"}
-    assert {path.stat().st_size for path in entries} == {56 + 40 * 50 * 4}
+    assert {path.stat().st_size for path in entries} == {48 + 40 * 50 * 4}
     assert data.cache.problem() is None
 
 

@@ -45,9 +45,9 @@ def test_another_process_is_refused_by_one_line_until_it_ends(
 def test_a_killed_process_keeps_no_lock_though_its_children_live(
     held: subprocess.Popen[str], tmp_path: Path
 ) -> None:
+    child = int(held.stdout.readline())
     os.kill(held.pid, signal.SIGKILL)
     held.wait()
-    child = int(held.stdout.readline())
     os.kill(child, 0)  # it lives, and has the file open
     try:
         assert RunLock().acquire(tmp_path / ".r.lock") is None

@@ -8,7 +8,7 @@ import torch
 from utils import options
 from utils.runtime import limits
 from utils.runtime.distributed import World
-from utils.training.limits import check_machine
+from utils.training.prepare import check_machine
 
 ALONE = World(0, 1, torch.device("cpu"))
 
