@@ -188,7 +188,7 @@ def test_a_name_that_is_no_text_and_two_lines_long(
     assert main.main(arguments) == 0
     assert main.main([*arguments, "--continue_training", "--total_itrs", "2"]) == 0
     output, error = capsys.readouterr()
-    assert error == "" and output.count("/out\\udcff\\ntwo/") == 7
+    assert error == "" and output.count("/out\\udcff\\ntwo/") == 9
     assert main.main(arguments) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "/out\\udcff\\ntwo/latest_" in error

@@ -72,7 +72,7 @@ def test_the_examples_train(tmp_path: Path) -> None:
     assert (checkpoints / "latest_deeplabv3plus_plain_camvid_os16.pth").exists()
     record = checkpoints / "deeplabv3plus_plain_camvid_os16" / "options.json"
     options = json.loads(record.read_text())
-    assert (options["loss_type"], options["tversky_alpha"], options["flip"]) == (
+    assert (options["loss_type"], options["tversky_alpha"], options["mirror"]) == (
         "cross_entropy:1,tversky:0.5",
         0.4,
         0.0,

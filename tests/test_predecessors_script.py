@@ -33,7 +33,7 @@ def test_parsers_are_those_of_the_programs(tmp_path: Path, capsys) -> None:
     path = tmp_path / "options.txt"
     path.write_text("--lr 0.5\n")
     assert main.get_argparser().parse_args([f"@{path}", "--ema", "0.9"]).lr == 0.5
-    assert predict.get_argparser().parse_args(["--input", "a", "--ckpt", "b"]).input == "a"
+    assert predict.get_argparser().parse_args(["--input", "a", "--ckpt", "b"]).input == ["a"]
     with pytest.raises(SystemExit):
         main.get_argparser().parse_args(["--lrr", "1"])
     assert "did you mean --lr?" in capsys.readouterr().err
