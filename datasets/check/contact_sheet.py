@@ -10,7 +10,7 @@ from PIL import Image
 
 from datasets.base import SegmentationDataset
 from utils.visualizer.pictures import legend, overlay, save_image, side_by_side, text_line
-from utils.visualizer.sheets import stacked
+from utils.visualizer.samples import stacked
 
 PANEL = (300, 225)  # largest W, H of an image, and of its label
 NUM_COLUMNS = 3
