@@ -20,12 +20,11 @@ if __name__ == "__main__":  # before the slow imports, so that Ctrl-C during the
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 import datasets
@@ -53,7 +52,6 @@ class Prepared:
 
     device: prediction.Device
     num_threads: int
-    class_names: Sequence[str]
     planned: list[Job]
     jobs: list[Job]  # those of `planned` that are left to do
     outputs: prediction.Outputs
@@ -61,27 +59,20 @@ class Prepared:
     problems: list[str]  # a line for each image or folder that is left out
 
 
-def output_folder(opts: options.PredictOptions, old: options.PredecessorOptions) -> Path:
-    """Where the masks go."""
-    return Path(old.save_val_results_to or opts.output)
-
-
-def plan_jobs(
-    opts: options.PredictOptions, old: options.PredecessorOptions
-) -> tuple[list[Job], list[str]]:
+def plan_jobs(opts: options.PredictOptions, *, may_replace: bool) -> tuple[list[Job], list[str]]:
     """All images with their files, and the problems; refuses to overwrite what it must not."""
     for name in ("summary", "labels"):
         if opts.resume and getattr(opts, name):
             raise ValueError(f"--{name} is over all images, but --resume leaves some out")
-    output, replace = output_folder(opts, old), old.save_val_results_to is not None
-    kinds = prediction.kinds_of(opts, output)
-    folders = [output, *(folder for folder, _ in kinds.values())]
-    sources = prediction.find_sources(opts.input, outputs=folders)
+    kinds = prediction.kinds_of(opts)
+    sources = prediction.find_sources(opts.input, outputs=[folder for folder, _ in kinds.values()])
     if sources.others:
         say(f"{len(sources.others)} files do not have an image's suffix; they are left out")
     jobs, too_long = prediction.plan(sources, kinds)
     extra = [Path(path) for path in (opts.summary, opts.zip) if path]
-    prediction.check_files(jobs, sources.images, extra=extra, replace=replace or opts.resume)
+    prediction.check_files(
+        jobs, sources.images.values(), extra=extra, replace=may_replace or opts.resume
+    )
     return jobs, sources.problems + too_long
 
 
@@ -124,17 +115,14 @@ def prepare(opts: options.PredictOptions, old: options.PredecessorOptions) -> Pr
     if place.type == "cpu":
         keep_freed_memory()
     set_float32_precision(opts.precision)
-    planned, problems = plan_jobs(opts, old)
+    planned, problems = plan_jobs(opts, may_replace=old.save_val_results_to is not None)
     jobs = prediction.missing_only(planned) if opts.resume else planned
     if len(jobs) < len(planned):
         say(f"{len(planned) - len(jobs)} of {len(planned)} images have all their files")
     device, names, palette, title = load_device(opts, old, place)
     if opts.label_ids and names != Cityscapes.facts.class_names:
         raise ValueError(f"--label_ids needs a network with Cityscapes' classes, not {opts.ckpt}")
-    scores = None
-    if opts.labels is not None:
-        labels = prediction.Labels.find(Path(opts.labels), jobs, names)
-        scores = prediction.Scores(labels, names)
+    scores = prediction.Scores(Path(opts.labels), jobs, names) if opts.labels else None
     say(f"{title}, {len(names)} classes, on {place}: {len(jobs)} images")
     for line in options.without_effect(opts):
         say(line)
@@ -142,7 +130,7 @@ def prepare(opts: options.PredictOptions, old: options.PredecessorOptions) -> Pr
     cores = 1 if place.type == "cpu" else min(available_cores(), MAX_THREADS)
     outputs = prediction.Outputs(names, palette, alpha=opts.alpha, contours=opts.contours)
     threads = opts.num_workers or cores
-    return Prepared(device, threads, names, planned, jobs, outputs, scores, problems)
+    return Prepared(device, threads, planned, jobs, outputs, scores, problems)
 
 
 def read_rgb(path: Path, crop_size: int | None) -> np.ndarray:
@@ -165,6 +153,7 @@ def predict_all(prepared: Prepared, opts: options.PredictOptions) -> Iterator[Wo
     """Predict all jobs; yields the images that have no mask, or no score."""
     crop_size = opts.crop_size if opts.crop_val else None
     outputs, scores, clock = prepared.outputs, prepared.scores, prediction.Clock()
+    path, num_written = Path(opts.summary) if opts.summary else None, 0
 
     def read(work: Work) -> None:
         try:
@@ -182,30 +171,31 @@ def predict_all(prepared: Prepared, opts: options.PredictOptions) -> Iterator[Wo
         work.is_written = True
         if scores is not None:
             work.problem = scores.count(work)
-        if opts.summary:
-            counts = Image.fromarray(work.labels).histogram()
-            work.pixels = counts[: len(prepared.class_names)]
+        if path is not None:
+            work.row = prediction.summary_row(work, len(outputs.class_names))
 
-    path = Path(opts.summary) if opts.summary else None
     threads, device = prepared.num_threads, prepared.device
-    with prediction.summary(path, prepared.class_names) as add:
+    with prediction.summary(path, outputs.class_names) as add:
         works = prediction.run(
             prepared.jobs, read=read, device=device, write=write, num_threads=threads, clock=clock
         )
         for work in tqdm(works, total=len(prepared.jobs), unit="image", disable=None):
-            add(work)
+            num_written += work.is_written
+            if work.row:
+                add(work.row)
             if work.problem:
                 yield work
-    say(clock.report(len(prepared.jobs)))
+    say(clock.report(num_written))
 
 
-def finish(prepared: Prepared, opts: options.PredictOptions, output: Path) -> None:
+def finish(prepared: Prepared, opts: options.PredictOptions) -> None:
     """Print the scores, and pack what the server wants."""
     if prepared.scores is not None:
         say(prepared.scores.report())
     if opts.zip and opts.label_ids:
         masks = [job.files["label_ids"] for job in prepared.planned]
-        say(f"{prediction.pack(Path(opts.zip), masks, folder=output)} files in {opts.zip}")
+        count = prediction.pack(Path(opts.zip), masks, folder=Path(opts.output))
+        say(f"{count} files in {opts.zip}")
 
 
 def get_argparser() -> argparse.ArgumentParser:
@@ -218,16 +208,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     try:
         opts, old = options.parse_predict(argv)
+        opts = replace(opts, output=old.save_val_results_to or opts.output)
         plain_warnings()
         prepared = prepare(opts, old)
-        output, without_mask, unscored = output_folder(opts, old), 0, 0
+        without_mask, unscored = 0, 0
         for line in prepared.problems:
             say(f"skipped: {line}", error=True)
         for work in predict_all(prepared, opts):
             say(work.problem, error=True)
             without_mask += not work.is_written
             unscored += work.is_written
-        finish(prepared, opts, output)
+        finish(prepared, opts)
     except (ValueError, OSError) as error:
         say(f"predict.py: error: {error}", error=True)
         return 2
@@ -240,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say("predict.py: interrupted; all masks written so far are complete", error=True)
         return 130
     masks, skipped = len(prepared.planned) - without_mask, without_mask + len(prepared.problems)
-    say(f"{masks} masks in {output}" + (f", {skipped} skipped" if skipped else ""))
+    say(f"{masks} masks in {opts.output}" + (f", {skipped} skipped" if skipped else ""))
     return 1 if skipped or unscored else 0
 
 

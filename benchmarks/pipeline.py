@@ -51,8 +51,8 @@ class Sleeper:
         time.sleep(self.seconds * len(images))
         return len(images)
 
-    def finish(self, launched: int) -> list[tuple[np.ndarray, None, float]]:
-        return [(self.labels, None, float("nan"))] * launched
+    def finish(self, launched: int) -> list[tuple[np.ndarray, None]]:
+        return [(self.labels, None)] * launched
 
 
 def make_images(folder: Path, count: int) -> None:
@@ -77,12 +77,12 @@ def main() -> None:
         make_images(folder / "images", args.images)
         places = ["--input", str(folder / "images"), "--output", str(folder / "masks")]
         overlay = ["--overlay"] * args.overlay
-        opts, old = options.parse_predict([*places, *overlay, "--ckpt", "none"])
-        jobs, _ = predict.plan_jobs(opts, old)
+        opts, _ = options.parse_predict([*places, *overlay, "--ckpt", "none"])
+        jobs, _ = predict.plan_jobs(opts, may_replace=False)
         names = [f"class {index}" for index in range(NUM_CLASSES)]
         outputs = prediction.Outputs(names, Shapes.facts.palette, alpha=0.5, contours=False)
         device = Sleeper(args.milliseconds / 1000)
-        prepared = predict.Prepared(device, args.threads, names, jobs, jobs, outputs, None, [])
+        prepared = predict.Prepared(device, args.threads, jobs, jobs, outputs, None, [])
         for number in range(args.rounds):
             begin = time.perf_counter()
             for job in jobs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def is_image(path: Path) -> bool:
 
 
 def find_images(
-    folder: Path, *, leave_out: Path | None = None, problems: list[str] | None = None
+    folder: Path, *, leave_out: Collection[str] = (), problems: list[str] | None = None
 ) -> tuple[list[Path], list[Path]]:
     """The images below `folder`, and the other visible files there; see `walk`."""
     images: list[Path] = []
@@ -42,18 +42,18 @@ def find_images(
 def walk(
     folder: Path,
     *,
-    leave_out: Path | None = None,
+    leave_out: Collection[str] = (),
     problems: list[str] | None = None,
     above: tuple[str, ...] = (),
 ) -> Iterator[Path]:
     """Visible files below `folder`, sorted by folder; links are followed, but never in a circle.
 
-    The folder `leave_out` is not entered. `above` are the real paths of the folders around this
-    one. A folder that cannot be listed becomes a line of `problems`; without that list, it is a
+    The folders `leave_out` are not entered; they and those around this one, `above`, are real
+    paths. A folder that cannot be listed becomes a line of `problems`; without that list, it is a
     DataError.
     """
     here = os.path.realpath(folder)
-    if here in above or (leave_out is not None and here == os.path.realpath(leave_out)):
+    if here in above or here in leave_out:
         return
     try:
         with os.scandir(folder) as found:

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -67,32 +67,23 @@ def labels_of_passes(passes: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
 def most_probable(passes: Sequence[Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """The class with the highest mean probability over all passes, and that probability.
 
-    Labels are uint8 (N,H,W), or int16 from 257 classes on; probabilities float (N,H,W).
+    Labels are uint8 (N,H,W), or int16 from 257 classes on; probabilities float (N,H,W). The
+    softmax of each pass is taken at full size, of one band of rows at a time.
     """
-    kind = torch.uint8 if passes[0].shape[1] <= 256 else torch.int16
-    found = []
-    for band in probability_bands(passes, size):
-        best, labels = best_class(band.transpose(0, 1))
-        found.append((labels.to(kind), best))
-    labels, confidence = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
-    return labels, confidence
-
-
-@torch.inference_mode()
-def probability_bands(passes: Sequence[Tensor], size: tuple[int, int]) -> Iterator[Tensor]:
-    """Mean probabilities over all passes at `size` (H,W), from top to bottom: each (N,C,rows,W).
-
-    The softmax of each pass is taken at full size, of one band of rows at a time.
-    """
-    passes = [x.to(torch.promote_types(x.dtype, torch.float32)) for x in passes]
     num_images, num_classes = passes[0].shape[:2]
+    kind = torch.uint8 if num_classes <= 256 else torch.int16
+    passes = [x.to(torch.promote_types(x.dtype, torch.float32)) for x in passes]
     row_bytes = num_images * num_classes * size[1] * passes[0].element_size()
     limit = BAND_BYTES.get(passes[0].device.type, GPU_BAND_BYTES)
+    found = []
     for rows in torch.arange(size[0], dtype=torch.float64).split(max(limit // row_bytes, 1)):
         total = torch.zeros((), device=passes[0].device)
         for logits in passes:
             total = total + _upsampled_rows(logits, rows, size).softmax(1)
-        yield total / len(passes)
+        best, labels = best_class((total / len(passes)).transpose(0, 1))
+        found.append((labels.to(kind), best))
+    labels, confidence = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
+    return labels, confidence
 
 
 def _upsampled_rows(logits: Tensor, rows: Tensor, size: tuple[int, int]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def test_images_and_other_files(tmp_path: Path) -> None:
 def test_a_folder_is_left_out(tmp_path: Path) -> None:
     touch(tmp_path, "in/a.png", "in/masks/b.png")
     (tmp_path / "masks").symlink_to(tmp_path / "in" / "masks")
-    images, _ = find_images(tmp_path / "in", leave_out=tmp_path / "masks")
+    images, _ = find_images(tmp_path / "in", leave_out=[os.path.realpath(tmp_path / "masks")])
     assert names(tmp_path, images) == ["in/a.png"]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ import numpy as np
 import torch
 
 from datasets.facts import make_palette
-from network.passes import most_probable
+from utils.prediction.torch_device import labels_and_confidence
 from utils.runtime.files import open_regular
 
-Result = tuple[np.ndarray, np.ndarray | None, float]  # labels, confidence and its mean
+Result = tuple[np.ndarray, np.ndarray | None]  # labels and confidence
 
 
 class OnnxDevice:
@@ -51,13 +50,12 @@ class OnnxDevice:
         except Exception as error:  # onnxruntime's own kinds, below Exception alone
             raise ValueError(f"{self.path} can't be run: {_first_line(error)}") from None
         if self.output == "labels":
-            return [(labels, None, math.nan) for labels in output]
-        logits = torch.from_numpy(output)
-        if not self.with_confidence:
-            return [(x.max(0)[1].byte().numpy(), None, math.nan) for x in logits]
-        labels, best = most_probable([logits], (logits.shape[2], logits.shape[3]))
-        levels, means = (255 * best).round().byte(), best.mean((1, 2))
-        return list(zip(labels.numpy(), levels.numpy(), means.tolist(), strict=True))
+            return [(labels, None) for labels in output]
+        labels, confidence = labels_and_confidence(
+            [torch.from_numpy(output)], images[0].shape[1:], with_confidence=self.with_confidence
+        )
+        levels = [None] * len(images) if confidence is None else confidence.numpy()
+        return list(zip(labels.numpy(), levels, strict=True))
 
     def finish(self, launched: list[Result]) -> list[Result]:
         """What `launch` gave: it waits for the results."""

@@ -28,13 +28,13 @@ LEGEND_WIDTH = 200
 LEGEND_CLASSES = 30
 
 
-def kinds_of(opts: PredictOptions, output: Path) -> dict[str, tuple[Path, str]]:
+def kinds_of(opts: PredictOptions) -> dict[str, tuple[Path, str]]:
     """The folder and the ending of each kind of file that is asked for, the masks first.
 
     Beside the files of `--label_ids` the server wants nothing else, so pictures have a folder of
     their own.
     """
-    masks = "label_ids" if opts.label_ids else "mask"
+    masks, output = "label_ids" if opts.label_ids else "mask", Path(opts.output)
     beside = Path(os.path.abspath(output) + "_pictures") if opts.label_ids else output
     wanted = [kind for kind in ("overlay", "rgb", "confidence") if getattr(opts, kind)]
     return {masks: (output, ENDINGS[masks])} | {kind: (beside, ENDINGS[kind]) for kind in wanted}

@@ -8,13 +8,12 @@ Only a few images wait between two of them, so memory does not depend on how man
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -37,8 +36,7 @@ class Work:
     staged: Any = None  # the image as the device takes it
     labels: Any = None  # array (H,W) uint8
     confidence: Any = None  # array (H,W) uint8, if asked for: the label's probability, 255 is 1
-    mean_confidence: float = math.nan  # 0..1
-    pixels: Sequence[int] = ()  # of each class
+    row: Sequence[object] = ()  # of the summary, if asked for
 
 
 class Device(Protocol):
@@ -54,8 +52,8 @@ class Device(Protocol):
     def launch(self, images: Sequence[Any]) -> Any:
         """Start to predict images of one size; returns what `finish` takes."""
 
-    def finish(self, launched: Any) -> Iterable[tuple[Any, Any, float]]:
-        """For each image of a launch `labels`, `confidence` and `mean_confidence`; see `Work`."""
+    def finish(self, launched: Any) -> Iterable[tuple[Any, Any]]:
+        """For each image of a launch `labels` and `confidence`; see `Work`."""
 
 
 class Clock:
@@ -111,9 +109,9 @@ def run(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
         try:
-            works = _ahead(readers, read_and_stage, jobs, room, lambda: clock.at("decode"))
+            works = _ahead(readers, read_and_stage, jobs, room, clock, "decode")
             works = _through_device(works, device, clock)
-            yield from _ahead(writers, write_and_drop, works, room, lambda: clock.at("write"))
+            yield from _ahead(writers, write_and_drop, works, room, clock, "write")
         finally:
             for pool in (readers, writers):
                 pool.shutdown(cancel_futures=True)
@@ -124,13 +122,14 @@ def _ahead(
     function: Callable[[T], R],
     items: Iterable[T],
     room: int,
-    timed: Callable[[], AbstractContextManager[None]],
+    clock: Clock,
+    stage: str,
 ) -> Iterator[R]:
     """`function` of each item, in order; up to `room` items are ahead of what the caller has."""
     waiting: deque[Future[R]] = deque()
 
     def first() -> R:
-        with timed():
+        with clock.at(stage):
             return waiting.popleft().result()
 
     for item in items:
@@ -144,14 +143,24 @@ def _ahead(
 def _through_device(works: Iterable[Work], device: Device, clock: Clock) -> Iterator[Work]:
     """The same works with their results; those with a problem pass."""
     launched: deque[tuple[list[Work], Any]] = deque()
+
+    def first() -> list[Work]:
+        group, running = launched.popleft()
+        with clock.at("device"):
+            results = [] if running is None else list(device.finish(running))
+        for work, result in zip(group, results, strict=False):  # a problem has no result
+            work.labels, work.confidence = result
+            work.staged = None
+        return group
+
     for group in _groups(works, device):
         images = [work.staged for work in group if not work.problem]
         with clock.at("device"):
             launched.append((group, device.launch(images) if images else None))
         if len(launched) > device.in_flight:
-            yield from _finished(*launched.popleft(), device, clock)
+            yield from first()
     while launched:
-        yield from _finished(*launched.popleft(), device, clock)
+        yield from first()
 
 
 def _groups(works: Iterable[Work], device: Device) -> Iterator[list[Work]]:
@@ -167,12 +176,3 @@ def _groups(works: Iterable[Work], device: Device) -> Iterator[list[Work]]:
             group = []
     if group:
         yield group
-
-
-def _finished(group: list[Work], launched: Any, device: Device, clock: Clock) -> Iterator[Work]:
-    with clock.at("device"):
-        results = list(device.finish(launched)) if launched is not None else []
-    for work, result in zip(group, results, strict=False):  # a problem has no result
-        work.labels, work.confidence, work.mean_confidence = result
-        work.staged = None
-    yield from group

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,10 +21,9 @@ MAX_PATH_BYTES = 4096 - 64
 class Sources:
     """The images of `--input`, and what else was found there."""
 
-    images: list[Path] = field(default_factory=list)
+    images: dict[Path, Path] = field(default_factory=dict)  # by place below the folder of all
     others: list[Path] = field(default_factory=list)  # files that do not look like images
     problems: list[str] = field(default_factory=list)  # a line for each folder that can't be read
-    places: list[Path] = field(default_factory=list)  # of the images, below the folder of all
 
 
 @dataclass(frozen=True)
@@ -42,26 +41,25 @@ def find_sources(inputs: Sequence[str], *, outputs: Sequence[Path]) -> Sources:
     In folders, the folders `outputs` are left out. An input that does not exist is a
     FileNotFoundError, and one that is also an output a ValueError.
     """
-    written = [os.path.realpath(folder) for folder in outputs]
-    found, folders = Sources(), []
+    written = {os.path.realpath(folder) for folder in outputs}
+    found, paths, folders = Sources(), list[Path](), list[Path]()
     for path in (path for text in inputs for path in _matches(text)):
         folders.append(path if path.is_dir() else path.parent)
         if path.is_dir():
             if os.path.realpath(path) in written:
                 raise ValueError(f"--output {path} is the input folder; choose another")
-            images, others = find_images(path, leave_out=outputs[0], problems=found.problems)
+            images, others = find_images(path, leave_out=written, problems=found.problems)
             found.others += others
-            found.images += [image for image in images if not _is_below(image, written[1:])]
+            paths += images
         else:
-            found.images.append(path)
-    found.images = list(dict.fromkeys(found.images))
-    if not found.images and not found.problems:
+            paths.append(path)
+    if not paths and not found.problems:
         raise ValueError(
             f"no image in {list_names(inputs)}: {len(found.others)} files there, none with an "
             "image's suffix"
         )
     top = os.path.commonpath([os.path.abspath(folder) for folder in folders])
-    found.places = [Path(os.path.relpath(os.path.abspath(p), top)) for p in found.images]
+    found.images = {Path(os.path.relpath(os.path.abspath(path), top)): path for path in paths}
     return found
 
 
@@ -78,11 +76,6 @@ def _matches(text: str) -> Iterator[Path]:
     yield from chosen
 
 
-def _is_below(path: Path, folders: Sequence[str]) -> bool:
-    """Whether the file is in one of `folders`, which are real paths."""
-    return bool(folders) and any(str(p) in folders for p in Path(os.path.realpath(path)).parents)
-
-
 def plan(sources: Sources, kinds: Mapping[str, tuple[Path, str]]) -> tuple[list[Job], list[str]]:
     """The files of each image, and a line for each image that can't have them.
 
@@ -90,10 +83,10 @@ def plan(sources: Sources, kinds: Mapping[str, tuple[Path, str]]) -> tuple[list[
     of its image; images whose names differ only in the suffix keep it: a.jpg gives a.jpg.png.
     """
     # Names are compared without case, as some file systems do.
-    stems = Counter(str(place.with_suffix("")).casefold() for place in sources.places)
+    stems = Counter(str(place.with_suffix("")).casefold() for place in sources.images)
     jobs, problems = list[Job](), list[str]()
     taken: set[str] = set()
-    for image, place in zip(sources.images, sources.places, strict=True):
+    for place, image in sources.images.items():
         shared = stems[str(place.with_suffix("")).casefold()] > 1
         stem = place.name if shared else place.stem
         while True:
@@ -119,7 +112,7 @@ def _is_too_long(path: Path) -> bool:
 
 
 def check_files(
-    jobs: Sequence[Job], images: Sequence[Path], *, extra: Sequence[Path], replace: bool
+    jobs: Sequence[Job], images: Iterable[Path], *, extra: Sequence[Path], replace: bool
 ) -> None:
     """Raise ValueError if an input, or without `replace` any other file, would be overwritten.
 

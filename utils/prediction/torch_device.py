@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -23,9 +22,18 @@ class Launched:
     """Results on their way to the CPU's memory, where they are complete once `done` came."""
 
     labels: Tensor  # (N,H,W) uint8
-    confidence: Tensor | None = None  # (N,H,W) uint8
-    means: Tensor | None = None  # (N,)
-    done: torch.cuda.Event | None = None
+    confidence: Tensor | None  # (N,H,W) uint8
+    done: torch.cuda.Event | None
+
+
+def labels_and_confidence(
+    passes: Sequence[Tensor], size: tuple[int, int], *, with_confidence: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Labels (N,H,W) of several passes, and their probability as uint8, 255 is 1, if asked for."""
+    if not with_confidence:
+        return labels_of_passes(passes, size), None
+    labels, shares = most_probable(passes, size)
+    return labels, (255 * shares).round().byte()
 
 
 class TorchDevice:
@@ -111,36 +119,23 @@ class TorchDevice:
             passes = logits_of_passes(
                 self.model, inputs, tile=self.tile, scales=self.scales, flip=self.flip
             )
-            if not self.with_confidence:
-                return self._fetched(labels_of_passes(passes, size))
-            labels, confidence = most_probable(passes, size)
-            return self._fetched(labels, (255 * confidence).round().byte(), confidence.mean((1, 2)))
-
-    def _fetched(
-        self, labels: Tensor, confidence: Tensor | None = None, means: Tensor | None = None
-    ) -> Launched:
-        """Start to copy the results to the CPU's memory; to pinned memory from a GPU."""
-
-        def fetch(x: Tensor) -> Tensor:
-            return x.to("cpu", non_blocking=self.is_gpu)
-
-        launched = Launched(fetch(labels))
-        if confidence is not None and means is not None:
-            launched.confidence, launched.means = fetch(confidence), fetch(means)
+            labels, confidence = labels_and_confidence(
+                passes, size, with_confidence=self.with_confidence
+            )
+        labels, done = labels.to("cpu", non_blocking=self.is_gpu), None  # to pinned memory
+        if confidence is not None:
+            confidence = confidence.to("cpu", non_blocking=self.is_gpu)
         if self.is_gpu:
-            launched.done = torch.cuda.Event()
-            launched.done.record()
-        return launched
+            done = torch.cuda.Event()
+            done.record()
+        return Launched(labels, confidence, done)
 
     def finish(
         self, launched: Sequence[Launched]
-    ) -> Iterator[tuple[np.ndarray, np.ndarray | None, float]]:
-        """Wait for the results of `launch`; for each image labels, confidence and its mean."""
+    ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """Wait for the results of `launch`; for each image labels and confidence."""
         for part in launched:
             if part.done is not None:
                 part.done.synchronize()
             for index, labels in enumerate(part.labels.numpy()):
-                if part.confidence is None or part.means is None:
-                    yield labels, None, math.nan
-                else:
-                    yield labels, part.confidence[index].numpy(), part.means[index].item()
+                yield labels, None if part.confidence is None else part.confidence[index].numpy()

@@ -30,10 +30,10 @@ class Double:
         self.launched.append([int(image.flat[0]) for image in images])
         return self.launched[-1]
 
-    def finish(self, launched: list[int]) -> list[tuple[int, None, float]]:
+    def finish(self, launched: list[int]) -> list[tuple[int, None]]:
         self.finished += 1
         assert len(self.launched) - self.finished <= self.in_flight
-        return [(value, None, 0.5) for value in launched]
+        return [(value, None) for value in launched]
 
 
 def jobs(count: int) -> list[Job]:

@@ -20,6 +20,7 @@ from tests.utils.prediction.conftest import Predict, files_in, read
         (["{}/c.png", "{}/d.jpg"], ["c.png", "d.png"]),
         (["{}/d.jpg", "{}/town"], ["d.png", "town/a.png", "town/b.png"]),
         (["{}/town", "{}", "{}/c.png"], ["c.png", "d.png", "town/a.png", "town/b.png"]),
+        (["{}/town/../c.png", "{}/c.png"], ["c.png"]),
         (["{}/*.png"], ["c.png"]),
         (["{}/*/*.png"], ["a.png", "b.png"]),
         (["{}/**/[bc].png"], ["c.png", "town/b.png"]),

@@ -34,7 +34,7 @@ def device(model: torch.nn.Module, said: list[str], **settings) -> TorchDevice:
 
 def predict(device: TorchDevice, *images: np.ndarray) -> list[np.ndarray]:
     staged = [device.stage(image) for image in images]
-    return [labels for labels, *_ in device.finish(device.launch(staged))]
+    return [labels for labels, _ in device.finish(device.launch(staged))]
 
 
 def picture(height: int, width: int) -> np.ndarray:
