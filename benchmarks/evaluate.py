@@ -6,8 +6,10 @@ The predecessor's way is re-created from its documented steps on the same networ
 mode, plain eager fp32, contiguous tensors, scores upsampled to full size, then their maximum. Ours
 is what main.py and predict.py do: folded BatchNorm, channels_last, labels from low-resolution
 scores, the decoder's convolution on the map before it is upsampled (GFLOP are the plain way's),
-freed memory kept. Each case is a process of its own, timed in turn with the others. The
-weights come from a few steps on the shapes; "equal" are labels that agree with the predecessor's.
+freed memory kept. onnxruntime and OpenVINO, where they are installed, run what network.export
+writes, with as many threads, and normalize within the time. Each case is a process of its own,
+timed in turn with the others. The weights come from a few steps on the shapes; "equal" are labels
+that agree with the predecessor's.
 `--memory` adds what the pass itself needs: the peak of resident memory above what was resident
 before, measured apart and without keeping freed memory.
 """
@@ -15,6 +17,7 @@ before, measured apart and without keeping freed memory.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
 import tempfile
 import time
@@ -29,11 +32,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import network
 from benchmarks import workers
+from network.export import session, to_onnx
 from network.inference import folded, predict_labels
 from utils.runtime.memory import keep_freed_memory
 
 NUM_CLASSES = 19
 CASES = (workers.PREDECESSOR, "ours fp32", "ours bf16")
+PEERS = ("onnxruntime fp32", "openvino fp32", "openvino bf16")  # run what network.export writes
 
 
 def labeller(case: str, ckpt: Path) -> tuple[Callable[[Tensor], Tensor], torch.memory_format]:
@@ -57,16 +62,41 @@ def labeller(case: str, ckpt: Path) -> tuple[Callable[[Tensor], Tensor], torch.m
     return ours, torch.channels_last
 
 
+def peer(case: str, ckpt: Path) -> Callable[[Tensor], Tensor]:
+    """From pixels, uint8 (1,3,H,W), to labels: the exported network in another program."""
+    model = network.load_checkpoint(str(ckpt))
+    made = to_onnx(model, size=None, half=False, with_labels=True)
+    del made.graph.output[0]
+    content = made.SerializeToString()
+    name, precision = case.split()
+    if name == "onnxruntime":
+        run = session(content)
+        return lambda pixels: torch.from_numpy(run(pixels.contiguous().numpy())[0])
+    import openvino
+
+    settings = {
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    compiled = openvino.Core().compile_model(content, "CPU", settings)
+    return lambda pixels: torch.from_numpy(compiled(pixels.contiguous().numpy())[0].copy())
+
+
 def work(case: str, ckpt: Path, size: tuple[int, int], *, memory: bool) -> None:
     """One case, until nobody asks any more; its labels lie beside `ckpt`."""
     if case != workers.PREDECESSOR and not memory:
         keep_freed_memory()
-    label, layout = labeller(case, ckpt)
-    model = network.load_checkpoint(str(ckpt))
     pixels = torch.from_numpy(workers.mosaic(*size)).permute(2, 0, 1)[None]
-    images = model.normalize(pixels).contiguous(memory_format=layout)
+    if case in PEERS:
+        label, images = peer(case, ckpt), pixels.contiguous()
+    else:
+        label, layout = labeller(case, ckpt)
+        model = network.load_checkpoint(str(ckpt))
+        images = model.normalize(pixels).contiguous(memory_format=layout)
+        del model
     label(images[..., :64, :64])  # libraries are loaded and set up
-    del model, pixels
+    del pixels
 
     def run() -> dict[str, float]:
         before = resident_mib(reset_peak=True)
@@ -107,14 +137,18 @@ def measure(backbone: str, args: argparse.Namespace, folder: Path) -> list[list[
     workers.save_checkpoint(model, ckpt)
     del model
     common = ["--ckpt", str(ckpt), "--size", *map(str, args.size)]
-    started = {case: workers.Worker("evaluate", [*common, "--case", case]) for case in CASES}
+    missing = [x for x in PEERS if importlib.util.find_spec(x.split()[0]) is None]
+    if missing:
+        print(f"left out, not installed: {', '.join(missing)}", file=sys.stderr)
+    cases = [*CASES, *(case for case in PEERS if case not in missing)]
+    started = {case: workers.Worker("evaluate", [*common, "--case", case]) for case in cases}
     seconds = workers.alternate(started, rounds=args.rounds)
     gflop = count_gflop(name, args.size)
     expected = np.load(folder / f"{workers.PREDECESSOR}.npy")
     commonest = np.bincount(expected.ravel()).max() / expected.size
     print(f"{name}: the commonest label has {100 * commonest:.0f} % of the pixels", file=sys.stderr)
     rows = []
-    for case in CASES:
+    for case in cases:
         equal = (np.load(folder / f"{case}.npy") == expected).mean()
         speed = gflop / float(np.median(seconds[case]))
         row = [backbone, case, *workers.timing_cells(seconds, case), f"{gflop:.0f}", f"{speed:.0f}"]

@@ -71,15 +71,14 @@ def to_onnx(model: DeepLabV3, *, size: Size | None, half: bool, with_labels: boo
     dtype = torch.float16 if half else torch.float32
     graph = _Graph(model, dtype=dtype, with_labels=with_labels).eval()
     names = ["logits", "labels"][: 1 + with_labels]
-    sides = {} if size else {2: "height", 3: "width"}
-    axes = {"image": {0: "batch", **sides}, "logits": {0: "batch", **sides}}
-    axes["labels"] = {0: "batch"} if size else {0: "batch", 1: "height", 2: "width"}
+    free = {0: "batch", 2: "height", 3: "width"}
+    axes = {"image": free, "logits": free, "labels": {0: "batch", 1: "height", 2: "width"}}
     file: Any = io.BytesIO()  # which the signature does not allow
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of the exporter's age, and of sizes, which are compared
         torch.onnx.export(
             graph,
-            (torch.zeros(2, 3, *(size or (66, 98)), dtype=torch.uint8),),
+            (torch.zeros(1, 3, 34, 66, dtype=torch.uint8),),  # small: CPUs are slow in fp16
             file,
             dynamo=False,
             opset_version=OPSET,
@@ -88,6 +87,9 @@ def to_onnx(model: DeepLabV3, *, size: Size | None, half: bool, with_labels: boo
             dynamic_axes={name: axes[name] for name in ("image", *names)},
         )
     found = onnx.load_from_string(file.getvalue())
+    for value in [*found.graph.input, *found.graph.output] if size else []:
+        for dim, side in zip(value.type.tensor_type.shape.dim[-2:], size or (), strict=True):
+            dim.dim_value = side
     facts = {"model_name": model.name, "mean": model.mean, "std": model.std}
     if model.class_names is not None:
         facts["class_names"] = model.class_names
@@ -131,7 +133,7 @@ def compare(
 def random_images(size: Size | None) -> Iterator[np.ndarray]:
     """Batches of colored blocks with noise: of `size`, or of several odd sizes."""
     generator = np.random.default_rng(0)
-    for count, (height, width) in enumerate([size] if size else ODD_SIZES, start=1):
+    for count, (height, width) in enumerate([size] if size else ODD_SIZES, start=2):
         blocks = generator.integers(30, 226, (count, 3, height // 8 + 1, width // 8 + 1))
         images = blocks.repeat(8, axis=2).repeat(8, axis=3)[:, :, :height, :width]
         yield (images + generator.integers(-30, 30, images.shape)).astype(np.uint8)
