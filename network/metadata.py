@@ -91,8 +91,15 @@ def follow_note(
             f"weights of {PREDECESSOR}, build it with {dict(network.predecessor_args)}"
         )
     elif set_backbone_args(model, noted):
-        origin = "" if NOTE in metadata else f" in {PREDECESSOR}"
-        print(f"{model.name}: backbone_args={dict(noted)}, as the weights were trained{origin}")
+        said = f"{model.name}: backbone_args={dict(noted)}, as the weights were trained"
+        if NOTE not in metadata:
+            said += f" in {PREDECESSOR}"
+        if NOTE not in metadata and not is_old:
+            said += (
+                "; this is assumed, as they have no note: weights that early versions of this "
+                "program saved look the same, and network.load_checkpoint tells them apart"
+            )
+        print(said)
 
 
 def register(model: DeepLabV3) -> None:

@@ -17,6 +17,7 @@ from .._deeplab import BuildArgs
 from .checkpoint import FORMAT, Checkpoint
 from .contents import value_problem
 
+TINY = 1e-6  # of a scale on which pixels are 0..1
 MAX_CLASSES = 255  # labels are uint8, and 255 is ignored
 CUDA_RNG_BYTES = 16
 PALETTE_SHAPE = (256, 3)
@@ -117,8 +118,10 @@ def _problems_of_model(content: Mapping[Any, Any]) -> Iterator[str]:
     for name, length in lengths.items():
         if content.get(name) is not None and len(content[name]) != length:
             yield f"{name} has {len(content[name])} entries; it must have {length}"
-    if not all(value > 0 for value in content.get("std", ())):
-        yield f"std is {content['std']}; its values must be above 0"
+    if not all(TINY <= value <= 1 / TINY for value in content.get("std", ())):
+        yield f"std is {content['std']}; its values must be between {TINY:g} and {1 / TINY:g}"
+    if not all(abs(value) <= 1 / TINY for value in content.get("mean", ())):
+        yield f"mean is {content['mean']}; no value may be beyond {1 / TINY:g}"
     if not all(value >= 0 for value in content.get("class_weights") or ()):
         yield "class_weights has a negative weight"
     palette = content.get("palette", torch.empty(PALETTE_SHAPE, dtype=torch.uint8))

@@ -50,7 +50,10 @@ def check_values(state: State, wanted: Mapping[str, Tensor], *, source: str) -> 
     """Raise ValueError if a tensor that fits holds nothing that a network can compute with."""
     for key, value in state.items():
         floating = wanted[key].is_floating_point()
-        if problem := value_problem(value, floating=floating):
+        problem = value_problem(value, floating=floating)
+        if problem is None and key.endswith("running_var") and bool((value < 0).any()):
+            problem = "holds negative variances"
+        if problem:
             raise ValueError(f"{source} can't be used: {key} {problem}")
 
 

@@ -65,6 +65,7 @@ def test_an_old_file_gives_the_old_network(name, old, images, tmp_path, capsys):
     said = f"{name}: backbone_args={OLD_ARGS[name]}, as the weights were trained in VainF/DeepL"
     printed = capsys.readouterr().out
     assert printed.startswith(said) and printed.count("\n") == 1
+    assert ("this is assumed" in printed) == (name == MOBILENET)  # HRNet's old names tell
     # What it saves is old, too, by this route and by the others.
     again = loaded(model.state_dict(), tmp_path / "again.pth", entry_point(name))
     assert_equal(again, old, images)

@@ -39,6 +39,7 @@ class Loss:
             raise ValueError(f"{self.function.__name__}: a loss of pixels must take class_weights")
 
 
+MAX_FACTOR = 1e6  # far beyond what works; it finds slips
 LOSSES: dict[str, Loss] = {
     "cross_entropy": Loss(
         Kind.PIXELS, cross_entropy_sum, frozenset({"class_weights", "label_smoothing"})
@@ -67,9 +68,9 @@ def parse_loss(loss_type: str) -> dict[str, float]:
             factors[name] = float(text) if colon else 1.0
         except ValueError:
             factors[name] = math.nan
-        if not 0 < factors[name] < math.inf:
+        if not 0 < factors[name] <= MAX_FACTOR:
             raise ValueError(
                 f"the factor of {name} in {loss_type!r} is {text!r}; "
-                f"give a number above 0, as in {name}:0.5"
+                f"give a number above 0 and at most {MAX_FACTOR:g}, as in {name}:0.5"
             )
     return factors

@@ -232,6 +232,12 @@ def test_values_that_no_network_can_use(value, problem, resnet, tmp_path):
         assert torch.equal(tensor, before[key])
 
 
+def test_a_negative_variance_is_an_error(resnet, tmp_path):
+    torch.save(resnet | {"bn1.running_var": -resnet["bn1.running_var"]}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"bn1.running_var holds negative variances"):
+        create_model(RESNET, pretrained=tmp_path / "x.pth")
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_floating_types_are_fine(dtype, resnet, tmp_path):
     state = {k: v.to(dtype) for k, v in resnet.items()}  # counters too, as .half() files have

@@ -81,7 +81,8 @@ def test_good_ones_pass(content, tmp_path):
         ("class_names", None, "class_names is None; it must be a list"),
         ("mean", [0.1, 0.2], "mean has 2 entries; it must have 3"),
         ("mean", [0.1, 0.2, float("nan")], r"mean\[2\] is nan; it must be a number"),
-        ("std", [0.1, 0.0, 0.1], r"std is \[0.1, 0.0, 0.1\]; its values must be above 0"),
+        ("std", [0.1, 0.0, 0.1], r"std is \[0.1, 0.0, 0.1\]; its values must be between 1e-06"),
+        ("mean", [1e30, 0.5, 0.5], r"mean is .*; no value may be beyond 1e\+06"),
         ("std", [0.1, float("inf"), 0.1], r"std\[1\] is inf; it must be a number"),
         (
             "palette",

@@ -57,6 +57,7 @@ def test_options_of_a_whole_run_are_taken_too() -> None:
         ("qqq", "unknown loss 'qqq'.*; choose from: cross_entropy, focal_loss, ohem, dice, lovasz"),
         ("", "unknown loss ''"),
         ("dice,", "unknown loss ''"),
+        ("dice:1e300", "is '1e300'; give a number above 0 and at most 1e"),
         ("dice:0", "factor of dice in 'dice:0' is '0'; give a number above 0"),
         ("dice:-1", "factor of dice in .* is '-1'"),
         ("dice:nan", "factor of dice in .* is 'nan'"),
