@@ -79,7 +79,8 @@ def peer(case: str, ckpt: Path) -> Callable[[Tensor], Tensor]:
         "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
         "PERFORMANCE_HINT": "LATENCY",
     }
-    compiled = openvino.Core().compile_model(content, "CPU", settings)
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(content), "CPU", settings)
     return lambda pixels: torch.from_numpy(compiled(pixels.contiguous().numpy())[0].copy())
 
 
