@@ -13,8 +13,10 @@ from PIL import Image
 
 import main
 import network
+from datasets.base import read_image
 from network.backbone import BACKBONES
 from tests.helpers import NAME, Args, history, run_command
+from tests.network.test_passes import plain
 
 
 def test_training_leaves_what_the_manual_says(voc_args: Args, tmp_path: Path, capsys) -> None:
@@ -93,6 +95,26 @@ def test_test_only_builds_the_network_as_it_was_trained(
     assert main.main(voc_args("--ckpt", ckpt, "--test_only")) == 0
     text = capsys.readouterr().out
     assert trained in text and "ASPP rates 1 2 3" in text
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_test_only_averages_flips_and_scales(
+    voc_args: Args, tiny_voc: Path, tmp_path: Path
+) -> None:
+    assert main.main(voc_args("--total_itrs", "1", "--lr", "0.1")) == 0
+    ckpt, away = tmp_path / "out" / f"latest_{NAME}.pth", tmp_path / "away"
+    passes = ["--flip", "--scales", "0.75", "1", "1.25", "--save_val_results"]
+    given = ["--ckpt", str(ckpt), "--test_only", "--output_dir", str(away), *passes]
+    assert main.main(voc_args(*given)) == 0
+    model = network.load_checkpoint(ckpt)
+    for name in ("img_6", "img_8"):
+        pixels = read_image(tiny_voc / f"VOCdevkit/VOC2012/JPEGImages/{name}.jpg")
+        batch = model.normalize(torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None])
+        with torch.no_grad():
+            expected = plain(model, batch, (0.75, 1, 1.25), flip=True)[0].argmax(0).numpy()
+        with Image.open(away / NAME / "results" / f"{name}_pred.png") as found:
+            equal = np.array(found.convert("RGB")) == model.palette[expected]
+        assert equal.all(2).mean() > 0.999 and len(np.unique(expected)) > 1
 
 
 def test_testing_needs_no_training_images(voc_args: Args, tiny_voc: Path, tmp_path: Path) -> None:

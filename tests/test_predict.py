@@ -104,17 +104,12 @@ def test_folders_are_mirrored_and_nothing_overwrites_another(call, picture, tmp_
     assert found == expected
 
 
-def upright(call, tmp_path: Path, image: Image.Image, name: str, **settings) -> np.ndarray:
-    path = tmp_path / name
-    image.save(path, **settings)
-    assert call(path) == 0
-    return np.array(Image.open(tmp_path / "masks" / (path.stem + ".png")))
-
-
 def test_exif_orientation_is_applied(model, call, picture, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying: turn by 270 degrees to see it upright
-    found = upright(call, tmp_path, Image.fromarray(picture), "lying.png", exif=exif)
+    Image.fromarray(picture).save(tmp_path / "lying.png", exif=exif)
+    assert call(tmp_path / "lying.png") == 0
+    found = np.array(Image.open(tmp_path / "masks" / "lying.png"))
     assert found.shape == (SIZE[0], SIZE[1])
     assert np.array_equal(found, expected_labels(model, np.rot90(picture, -1).copy()))
 
@@ -145,18 +140,20 @@ def test_floating_point_pixels_are_refused(call, picture, tmp_path: Path, capsys
     assert "floating-point" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "I;16", "1"])
-def test_every_kind_of_pixel_is_read(mode: str, model, call, picture, tmp_path: Path) -> None:
-    gray = picture[..., 0]
-    if mode == "I;16":
-        image = Image.fromarray(gray.astype(np.uint16) * 257)
-        wanted = np.repeat(gray[..., None], 3, axis=2)
-    else:
+def test_every_kind_of_pixel_is_read(model, call, picture, tmp_path: Path) -> None:
+    source, wanted = tmp_path / "in", {}
+    source.mkdir()
+    for mode in ("L", "LA", "RGBA", "P", "CMYK", "1"):
         image = Image.fromarray(picture).convert(mode)
-        wanted = np.array(image.convert("RGB"))
-    name = "x.tif" if mode == "CMYK" else "x.png"
-    found = upright(call, tmp_path, image, name)
-    assert np.array_equal(found, expected_labels(model, wanted))
+        image.save(source / (f"{mode}.tif" if mode == "CMYK" else f"{mode}.png"))
+        wanted[mode] = np.array(image.convert("RGB"))
+    gray = picture[..., 0]
+    Image.fromarray(gray.astype(np.uint16) * 257).save(source / "16 bits.png")
+    wanted["16 bits"] = np.repeat(gray[..., None], 3, axis=2)
+    assert call(source) == 0
+    for name, pixels in wanted.items():
+        found = np.array(Image.open(tmp_path / "masks" / f"{name}.png"))
+        assert np.array_equal(found, expected_labels(model, pixels)), name
 
 
 def test_an_unreadable_file_is_named_and_left_out(call, picture, tmp_path: Path, capsys) -> None:
@@ -177,8 +174,6 @@ def test_no_image_is_an_error(call, tmp_path: Path, capsys) -> None:
     (tmp_path / "in" / "a.txt").write_text("x")
     assert call(tmp_path / "in") == 2
     assert "no image in" in capsys.readouterr().err
-    assert call(tmp_path / "nowhere") == 2
-    assert "does not exist" in capsys.readouterr().err
 
 
 def test_files_are_replaced_only_the_predecessors_way(
@@ -211,7 +206,8 @@ def test_a_full_disk_leaves_no_half_overlay(call, picture, tmp_path: Path, capsy
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert (again, anew) == (2, 2)
-    assert "File too large" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "File too large" in error and str(masks / "x_overlay.jpg") in error
     assert {path.name: path.read_bytes() for path in masks.iterdir()} == before
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["x.png"]
 
@@ -265,15 +261,14 @@ def test_large_images_are_predicted_in_tiles(call, tmp_path: Path, monkeypatch) 
     assert Image.open(tmp_path / "masks" / "x.png").size == (130, 70)
 
 
-@pytest.mark.parametrize("given", [(), ("--val_tile", "512")])
 def test_running_out_of_memory_even_in_tiles_is_one_line(
-    given: tuple[str, ...], call, picture, tmp_path: Path, capsys, monkeypatch
+    call, picture, tmp_path: Path, capsys, monkeypatch
 ) -> None:
     source = tmp_path / "x.png"
     Image.fromarray(picture).save(source)
     too_much = 2**47
     monkeypatch.setattr(torch_device, "logits_of_passes", lambda *_, **__: torch.empty(too_much))
-    assert call(source, *given) == 2
+    assert call(source) == 2
     *_, line = capsys.readouterr().err.splitlines()
     assert line.startswith("predict.py: error: out of memory, even in tiles of 48 pixels")
 
@@ -283,7 +278,8 @@ def test_half_precision(precision: str, model, call, picture, tmp_path: Path) ->
     source = tmp_path / "x.png"
     Image.fromarray(picture).save(source)
     assert call(source, "--precision", precision) == 0
-    assert np.array(Image.open(tmp_path / "masks" / "x.png")).shape == (SIZE[1], SIZE[0])
+    found = np.array(Image.open(tmp_path / "masks" / "x.png"))
+    assert (found == expected_labels(model, picture)).mean() > 0.9
 
 
 @pytest.fixture
