@@ -92,6 +92,7 @@ def test_a_signal_saves_and_says_how_to_go_on(
     assert_same_end(whole, out)
 
 
+@pytest.mark.slow  # starts a process
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_a_process_asked_to_stop_goes_on_by_the_printed_command(
     voc_args: Args, undisturbed: Callable[[list[str]], Path], tmp_path: Path

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from utils.runtime.buffers import buffer_groups, flat_buffers, set_buffers
 from utils.runtime.console import say
 
 Result = TypeVar("Result")
@@ -138,19 +139,13 @@ class World:
         return results[0]
 
     def share_buffers(self, model: nn.Module) -> None:
-        """Send rank 0's BatchNorm statistics to every process, so that all validate alike.
-
-        All buffers of one data type travel at once.
-        """
-        if self.size == 1:
-            return
-        for dtype in dict.fromkeys(buffer.dtype for buffer in model.buffers()):
-            buffers = [buffer for buffer in model.buffers() if buffer.dtype == dtype]
-            flat = torch.cat([buffer.flatten() for buffer in buffers])
-            dist.broadcast(flat, 0)
-            parts = flat.split([buffer.numel() for buffer in buffers])
-            views = [part.view_as(b) for part, b in zip(parts, buffers, strict=True)]
-            torch._foreach_copy_(buffers, views)
+        """Send rank 0's BatchNorm statistics to every process, so that all validate alike."""
+        if self.size > 1:
+            groups = buffer_groups(model)
+            values = flat_buffers(groups)
+            for flat in values:
+                dist.broadcast(flat, 0)
+            set_buffers(groups, values)
 
     def wait(self) -> None:
         """Return when every process is here."""

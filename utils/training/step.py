@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from network import DeepLabV3
 from network.pretrained import Checkpoint
+from utils.runtime.buffers import buffer_groups, flat_buffers, set_buffers
 from utils.runtime.checkpoint import moments_fit
 from utils.runtime.distributed import World
 from utils.scheduler import ClosedFormLR
-from utils.training.buffers import BufferBackup
 from utils.training.ema import Ema, NoEma
 
 
@@ -111,7 +111,7 @@ class OptimizerStep:
         self.scaler = scaler or torch.amp.GradScaler(world.device.type, enabled=False)
         self.ema = ema or NoEma(model)
         self.max_bad_steps, self.max_norm = max_bad_steps, max_norm
-        self._buffers = BufferBackup(model)
+        self._buffers, self._kept = buffer_groups(model), list[Tensor]()
         self.gradient_norm = torch.tensor(math.nan)  # of the last step, before clipping
         self._fused = all(group.get("fused") for group in optimizer.param_groups)
         # Bad steps in a row up to now. Since the last poll: the most in a row, all, the last one.
@@ -126,7 +126,7 @@ class OptimizerStep:
 
     def before_forward(self) -> None:
         """Keep what a bad step must not change; call it before the step's first forward pass."""
-        self._buffers.keep()
+        self._kept = flat_buffers(self._buffers)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of one batch, whose `loss` is its share of the step's."""
@@ -146,7 +146,8 @@ class OptimizerStep:
             self._skip_update_if(bad)
             self.optimizer.step()
         self.optimizer.zero_grad()
-        self._buffers.restore_if(bad)
+        pairs = zip(self._kept, flat_buffers(self._buffers), strict=True)
+        set_buffers(self._buffers, [torch.where(bad, *pair) for pair in pairs])
         self._count(step, bad)
         self.scheduler.step()
         self.ema.update()
