@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets.base import SampleKey, SegmentationDataset
 from datasets.cityscapes import Cityscapes
-from datasets.facts import ClassFacts
+from datasets.facts import ClassFacts, check_choice
 from datasets.files import DataError, data_error_line
 from datasets.folder import Folder
 from datasets.shapes import Shapes
@@ -51,10 +51,7 @@ def create_dataset(
     Raises ValueError for an unknown name or split, FileNotFoundError for data that is not there.
     """
     dataset = _look_up(name, root, options)
-    if split not in dataset.splits:
-        raise ValueError(
-            f"dataset {name} has no split {split!r}; it has {', '.join(dataset.splits)}"
-        )
+    check_choice(f"split of {name}", split, dataset.splits)
     own = {option: options[option] for option in dataset.options if option in options}
     created = dataset.create(split, root=root, allow_missing=allow_missing, **own)
     created.seed = seed
@@ -64,8 +61,7 @@ def create_dataset(
 
 
 def _look_up(name: str, root: Path, options: Mapping[str, Any]) -> type[SegmentationDataset]:
-    if name not in DATASETS:
-        raise ValueError(f"unknown dataset {name!r}; allowed: {', '.join(DATASETS)}")
+    check_choice("dataset", name, DATASETS)
     dataset = DATASETS[name]
     fetches = "download" in dataset.options and options.get("download")
     if dataset.how_to_get is not None and not fetches and not root.is_dir():

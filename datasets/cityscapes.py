@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from datasets.base import FileDataset
-from datasets.facts import ClassFacts, make_label_table, make_palette
+from datasets.facts import ClassFacts, check_choice, make_label_table, make_palette
 from utils.ext_transforms import AnyTransform
 from utils.utils import IGNORE_INDEX
 
@@ -85,6 +85,10 @@ LAYOUT = (
     "gtFine/{train,val}/<city>/*_gtFine_labelIds.png (coarse: gtCoarse/<split>/<city>/"
     "*_gtCoarse_labelIds.png)"
 )
+ARCHIVES = (
+    "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip (for train_extra: "
+    "leftImg8bit_trainextra.zip and gtCoarse.zip) from cityscapes-dataset.com, login needed,"
+)
 
 
 class Cityscapes(FileDataset):
@@ -111,10 +115,7 @@ class Cityscapes(FileDataset):
     splits: ClassVar = ("train", "val", "test", "trainval", "train_extra")
     options: ClassVar = ("download",)
     color_jitter: ClassVar = 0.5  # the predecessor's
-    how_to_get: ClassVar = (
-        f"{LAYOUT} (unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip from "
-        "cityscapes-dataset.com, login needed)"
-    )
+    how_to_get: ClassVar = f"{LAYOUT} (unpack {ARCHIVES})"
 
     def __init__(
         self,
@@ -126,7 +127,9 @@ class Cityscapes(FileDataset):
         *,
         allow_missing: bool = False,
     ) -> None:
-        _check_arguments(split, mode, target_type)
+        check_choice("target_type", target_type, ("semantic",))
+        check_choice("mode", mode, SPLITS)
+        check_choice(f"split of the {mode} labels", split, SPLITS[mode])
         parts = ("train", "val") if split == "trainval" else (split,)
         kind = LABEL_FOLDERS[mode]
         with_labels = split != "test" or (Path(root) / kind / split).is_dir()
@@ -156,13 +159,7 @@ class Cityscapes(FileDataset):
         """As `__init__`; train_extra has coarse labels, the other splits have fine ones."""
         mode = "coarse" if split == "train_extra" else "fine"
         if download:
-            parts = ("train", "val") if split == "trainval" else (split,)
-            archives = _archives(("leftImg8bit", LABEL_FOLDERS[mode]), parts)
-            raise ValueError(
-                "--download cannot fetch Cityscapes because its site needs a login; get "
-                f"{' and '.join(archives)} from cityscapes-dataset.com and unpack them "
-                f"in {root}"
-            )
+            raise ValueError(f"--download cannot fetch Cityscapes; unpack {ARCHIVES} in {root}")
         return cls(root, split, mode, allow_missing=allow_missing)
 
     @property
@@ -176,21 +173,6 @@ class Cityscapes(FileDataset):
         table = np.zeros(256, dtype=np.uint8)
         table[: len(TRAIN_CLASSES)] = [c.id for c in TRAIN_CLASSES]
         return table[np.asarray(train_ids.cpu() if isinstance(train_ids, Tensor) else train_ids)]
-
-
-def _check_arguments(split: str, mode: str, target_type: str) -> None:
-    if split not in Cityscapes.splits:
-        raise ValueError(f"unknown split {split!r}; allowed: {', '.join(Cityscapes.splits)}")
-    if mode not in SPLITS:
-        raise ValueError(f"unknown mode {mode!r}; allowed: {', '.join(SPLITS)}")
-    if split not in SPLITS[mode]:
-        other = "coarse" if mode == "fine" else "fine"
-        raise ValueError(
-            f"split {split} has no {mode} labels; pass mode={other!r}, or one of the splits "
-            f"{', '.join(SPLITS[mode])}"
-        )
-    if target_type != "semantic":
-        raise ValueError(f"unknown target_type {target_type!r}; allowed: semantic")
 
 
 def _images(folder: Path) -> list[Path]:
@@ -208,26 +190,10 @@ def _label_file(labels: Path, image: Path) -> Path:
     return labels / split / city / f"{_stem(image)}_{labels.name}_labelIds.png"
 
 
-def _archives(kinds: Sequence[str], splits: Sequence[str]) -> list[str]:
-    """The published archives that hold these folders."""
-    names = {
-        "leftImg8bit": "leftImg8bit_trainvaltest.zip",
-        "gtFine": "gtFine_trainvaltest.zip",
-        "gtCoarse": "gtCoarse.zip",
-    }
-    archives = {kind: names[kind] for kind in kinds}
-    if "leftImg8bit" in archives and "train_extra" in splits:
-        archives["leftImg8bit"] = "leftImg8bit_trainextra.zip"
-    return list(archives.values())
-
-
 def _require_folders(root: Path, kinds: Sequence[str], splits: Sequence[str]) -> None:
-    folders = {root / kind / split: kind for kind in kinds for split in splits}
-    missing = {folder: kind for folder, kind in folders.items() if not folder.is_dir()}
-    if missing:
-        archives = _archives(list(dict.fromkeys(missing.values())), splits)
+    folders = [root / kind / split for kind in kinds for split in splits]
+    if missing := [str(folder) for folder in folders if not folder.is_dir()]:
         raise FileNotFoundError(
-            f"no folder {' and no folder '.join(map(str, missing))}; {LAYOUT}; unpack "
-            f"{' and '.join(archives)} from cityscapes-dataset.com (login needed) in {root}, or "
-            "try --dataset shapes, which needs no files"
+            f"no folder {' and no folder '.join(missing)}; {LAYOUT}; unpack {ARCHIVES} in {root}, "
+            "or try --dataset shapes, which needs no files"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -42,6 +42,12 @@ class ClassFacts:
         if ids.size and (ids.min() < 0 or ids.max() > 255):
             raise ValueError(f"train ids must be 0..255, got {ids.min()}..{ids.max()}")
         return self.palette[ids.astype(np.uint8)]
+
+
+def check_choice(what: str, value: object, allowed: Collection[str]) -> None:
+    """Raise ValueError unless `value` is one of those allowed."""
+    if value not in allowed:
+        raise ValueError(f"unknown {what} {value!r}; allowed: {', '.join(allowed)}")
 
 
 def make_palette(colors: Sequence[Sequence[int]]) -> np.ndarray:

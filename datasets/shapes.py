@@ -18,7 +18,7 @@ from typing import ClassVar
 import numpy as np
 
 from datasets.base import SegmentationDataset
-from datasets.facts import ClassFacts, make_label_table, make_palette
+from datasets.facts import ClassFacts, check_choice, make_label_table, make_palette
 from utils.ext_transforms import AnyTransform
 
 CLASS_NAMES = ("background", "disk", "ring", "triangle", "cross", "stripes", "checks", "dots")
@@ -62,8 +62,7 @@ class Shapes(SegmentationDataset):
         length: int | None = None,
     ) -> None:
         super().__init__(transform=transform)
-        if split not in LENGTHS:
-            raise ValueError(f"unknown split {split!r}; allowed: {', '.join(LENGTHS)}")
+        check_choice("split", split, LENGTHS)
         if min(size) < 32:
             raise ValueError(f"size must be at least 32x32 (H, W), got {size}")
         if length is not None and length < 1:

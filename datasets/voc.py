@@ -7,9 +7,7 @@
 from __future__ import annotations
 
 import os
-import sys
-import warnings
-from collections.abc import Container, Sequence
+from collections.abc import Container
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,11 +16,8 @@ import numpy as np
 from datasets.archive import download_and_unpack
 from datasets.archive import download_extract as download_extract  # for users of the predecessor
 from datasets.base import FileDataset
-from datasets.facts import ClassFacts, make_label_table, make_palette
+from datasets.facts import ClassFacts, check_choice, make_label_table, make_palette
 from utils.ext_transforms import AnyTransform
-
-# Python would warn that `python -m datasets.voc` runs a module that is already imported.
-warnings.filterwarnings("ignore", message="'datasets.voc' found in sys.modules")
 
 CLASS_NAMES = tuple(
     "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse "
@@ -79,8 +74,8 @@ class VOCSegmentation(FileDataset):
         *,
         allow_missing: bool = False,
     ) -> None:
-        _check_choice("year", year, tuple(FOLDERS))
-        _check_choice(f"image_set for VOC {year}", image_set, image_sets(year))
+        check_choice("year", year, FOLDERS)
+        check_choice(f"image_set for VOC {year}", image_set, image_sets(year))
         if download:
             download_voc(Path(root), year, image_set)
         base = Path(root) / FOLDERS[year]
@@ -115,11 +110,6 @@ class VOCSegmentation(FileDataset):
 def image_sets(year: str) -> tuple[str, ...]:
     """The splits that have labels."""
     return ("train", "val", "trainval") + (("test",) if year == "2007" else ())
-
-
-def _check_choice(what: str, value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise ValueError(f"unknown {what}: {value!r}; allowed: {', '.join(allowed)}")
 
 
 def _split_file(base: Path, image_set: str) -> Path:
@@ -195,8 +185,3 @@ def _augmented_names(folder: Path, validation: Container[str]) -> list[str]:
             f"all labels in {folder} are in val.txt; it must also hold .png labels to train on"
         )
     return names
-
-
-if __name__ == "__main__":
-    print("moved: run python -m datasets.voc_aug --data_root DIR --download", file=sys.stderr)
-    sys.exit(2)

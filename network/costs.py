@@ -13,7 +13,7 @@ COSTS_FILE = Path(__file__).with_name("costs.json")
 class Costs(TypedDict):
     """What the models of one backbone cost."""
 
-    params: dict[str, int]  # by architecture, with 21 classes
+    params: dict[str, int]  # of the backbone and of each architecture, with 21 classes
     flops: dict[str, dict[str, int]]  # by output stride: of the backbone and of each architecture
 
 

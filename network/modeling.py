@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from . import backbone, create, pretrained
+from . import backbone, create
 from ._deeplab import DeepLabHead, DeepLabHeadV3Plus, DeepLabV3
 from .factory import MODELS
 from .utils import IntermediateLayerGetter
@@ -70,14 +70,14 @@ def _backbone_function(family: ModuleType, name: str) -> Callable[..., backbone.
 
 def _add_functions(family: ModuleType) -> None:
     """Give the file of a family a function of each variant, and `model_urls`, as torchvision's."""
-    weights: dict[str, backbone.Weights] = {}
+    urls: dict[str, str] = {}
     for name, variant in family.VARIANTS.items():
         function = _backbone_function(family, name)
         for key in filter(None, (name, variant.predecessor_name)):
             setattr(family, key, function)
             if variant.weights is not None:
-                weights[key] = variant.weights
-    setattr(family, "model_urls", pretrained.WeightUrls(weights))  # noqa: B010
+                urls[key] = variant.weights.url
+    setattr(family, "model_urls", urls)  # noqa: B010
 
 
 globals().update({name: _entry_point(name) for name in MODELS})

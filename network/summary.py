@@ -78,7 +78,10 @@ def count_costs(backbone_name: str) -> Costs:
                     counts["backbone"], features = _flops(model.backbone, image)
                 head, _ = _flops(model.classifier, features)
                 counts[architecture] = counts["backbone"] + head
-                params[architecture] = _num_params(model)
+                params |= {
+                    "backbone": _num_params(model.backbone),
+                    architecture: _num_params(model),
+                }
         flops[str(stride)] = counts
     return {"params": params, "flops": flops}
 

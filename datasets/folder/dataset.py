@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from datasets.base import FileDataset
-from datasets.facts import ClassFacts
+from datasets.facts import ClassFacts, check_choice
 from datasets.folder.class_list import (
     FILE_NAMES,
     HOW_TO_WRITE,
@@ -66,8 +66,7 @@ class Folder(FileDataset):
         transform: AnyTransform | None = None,
         allow_missing: bool = False,
     ) -> None:
-        if split not in self.splits:
-            raise ValueError(f"unknown split {split!r}; allowed: {', '.join(self.splits)}")
+        check_choice("split", split, self.splits)
         self.facts = self.read_facts(Path(root))
         images, labels = _find_folders(Path(root))
         if split_file is not None:

@@ -6,8 +6,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-import torch
-
 from . import hgnet, hgnetv2, hrnetv2, mobilenetv2, res2net, resnet, vovnetv2, xception
 from .base import Backbone, FeatureInfo, Variant, Weights
 
@@ -38,20 +36,14 @@ BACKBONES: dict[str, Entry] = {
 }
 
 
-def default_output_stride(name: str) -> int:
-    """16, or the only one that the backbone has."""
-    strides = BACKBONES[name].network.output_strides
-    return 16 if 16 in strides else strides[0]
-
-
 def resolve_output_stride(name: str, output_stride: int | None) -> int:
-    """The output stride to build with; None asks for the default.
+    """The output stride to build with; None asks for 16, or the only one that the backbone has.
 
     An impossible stride is a ValueError; with a backbone that has only one, just a warning.
     """
     strides = BACKBONES[name].network.output_strides
     if output_stride is None:
-        return default_output_stride(name)
+        return 16 if 16 in strides else strides[0]
     if output_stride in strides:
         return output_stride
     if len(strides) == 1:
@@ -84,10 +76,3 @@ def create_backbone(
     configure: Callable[..., None] = network.configure  # and arguments
     configure(backbone, **args)
     return backbone
-
-
-def families_with_aux() -> list[str]:
-    """The families, by file name, whose backbones have a stage for an auxiliary head."""
-    with torch.device("meta"):
-        first = {family: create_backbone(next(iter(family.VARIANTS))) for family in FAMILIES}
-    return [family.__name__.rsplit(".", 1)[-1] for family, b in first.items() if b.aux]

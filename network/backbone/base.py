@@ -32,8 +32,8 @@ class FeatureInfo(NamedTuple):
 class Weights:
     """Where published weights are, their license, and their accuracy.
 
-    `source` is a hub repository that holds `file`. Where `file` is empty, it is the name of weights
-    of torchvision, or a URL whose file name ends in digits of its SHA-256.
+    `source` is a hub repository that holds `file`. Where `file` is empty, it is a URL whose file
+    name ends in digits of its SHA-256.
     """
 
     source: str
@@ -41,24 +41,24 @@ class Weights:
     license: str
     top1: float | None = None  # percent on ImageNet-1k, as published
 
+    @property
+    def url(self) -> str:
+        hub = "https://huggingface.co"
+        return f"{hub}/{self.source}/resolve/main/{self.file}" if self.file else self.source
+
 
 def timm_weights(tag: str, *, license: str, top1: float | None = None) -> Weights:
     """Weights of timm's hub repositories: `timm_weights("hrnet_w48.ms_in1k", license="mit")`."""
     return Weights(source=f"timm/{tag}", file="model.safetensors", license=license, top1=top1)
 
 
-def torchvision_weights(model: str, *, top1: float) -> Weights:
-    """The first set of torchvision's weights of a model: `torchvision_weights("ResNet18", ...)`.
+def torchvision_weights(file: str, *, top1: float) -> Weights:
+    """A file of torchvision: `torchvision_weights("resnet18-f37072fd", ...)`.
 
-    The literature uses that set, and so do torchvision's own segmentation networks.
+    Ours are of its first set, IMAGENET1K_V1, which the literature uses.
     """
-    source = f"{model}_Weights.IMAGENET1K_V1"
+    source = f"https://download.pytorch.org/models/{file}.pth"
     return Weights(source=source, file="", license="bsd-3-clause", top1=top1)
-
-
-def url_weights(url: str, *, license: str, top1: float) -> Weights:
-    """Weights at a URL with digits of their SHA-256: `.../xception-43020ad28.pth`."""
-    return Weights(source=url, file="", license=license, top1=top1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,31 +215,10 @@ def conv(
     )
 
 
-def conv_bn(
-    in_channels: int,
-    out_channels: int,
-    *,
-    kernel_size: int,
-    stride: int = 1,
-    dilation: int = 1,
-    groups: int = 1,
-    activation: type[nn.Module] | None = nn.ReLU,
-) -> nn.Sequential:
+def conv_bn(layer: nn.Conv2d, activation: type[nn.Module] | None = nn.ReLU) -> nn.Sequential:
     """Convolution, BatchNorm and, unless it is None, an activation: children 0, 1 and 2."""
-    layers: list[nn.Module] = [
-        conv(
-            in_channels,
-            out_channels,
-            kernel_size=kernel_size,
-            stride=stride,
-            dilation=dilation,
-            groups=groups,
-        ),
-        nn.BatchNorm2d(out_channels),
-    ]
-    if activation is not None:
-        layers.append(activation(inplace=True))
-    return nn.Sequential(*layers)
+    layers = [layer, nn.BatchNorm2d(layer.out_channels)]
+    return nn.Sequential(*layers, *([] if activation is None else [activation(inplace=True)]))
 
 
 def init_weights(module: nn.Module) -> None:

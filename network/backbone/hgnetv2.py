@@ -232,12 +232,8 @@ def make_stage(
     return nn.Sequential(OrderedDict(parts, blocks=nn.Sequential(*blocks)))
 
 
-# timm's numbers of stages, and Paddle's names of statistics, of both generations.
-RENAMES = (
-    *((rf"^stages\.{index}\.", f"stage{index + 1}.") for index in range(4)),
-    (r"\._mean$", ".running_mean"),
-    (r"\._variance$", ".running_var"),
-)
+# timm's numbers of stages, of both generations.
+RENAMES = tuple((rf"^stages\.{index}\.", f"stage{index + 1}.") for index in range(4))
 
 
 class HGNetV2(FourStageBackbone):

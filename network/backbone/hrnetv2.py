@@ -39,10 +39,10 @@ class Transition(nn.ModuleList):
         paths: list[nn.Module] = []
         for index, out_channels in enumerate(channels):
             if index >= len(in_channels):
-                path = conv_bn(in_channels[-1], out_channels, kernel_size=3, stride=2)
+                path = conv_bn(conv(in_channels[-1], out_channels, kernel_size=3, stride=2))
                 paths.append(nn.Sequential(path))  # the authors' files have one more level here
             elif in_channels[index] != out_channels:
-                paths.append(conv_bn(in_channels[index], out_channels, kernel_size=3))
+                paths.append(conv_bn(conv(in_channels[index], out_channels, kernel_size=3)))
             else:
                 paths.append(nn.Identity())
         super().__init__(paths)
@@ -59,12 +59,12 @@ def fusion_path(channels: list[int], *, source: int, target: int) -> nn.Module:
     if source == target:
         return nn.Identity()
     if source > target:
-        return conv_bn(channels[source], channels[target], kernel_size=1, activation=None)
+        return conv_bn(conv(channels[source], channels[target], kernel_size=1), None)
     steps = [
-        conv_bn(channels[source], channels[source], kernel_size=3, stride=2)
+        conv_bn(conv(channels[source], channels[source], kernel_size=3, stride=2))
         for _ in range(target - source - 1)
     ]
-    last = conv_bn(channels[source], channels[target], kernel_size=3, stride=2, activation=None)
+    last = conv_bn(conv(channels[source], channels[target], kernel_size=3, stride=2), None)
     return nn.Sequential(*steps, last)
 
 

@@ -52,18 +52,11 @@ class InvertedResidual(nn.Module):
         self.adds_input = stride == 1 and in_channels == out_channels
         self.dilation = dilation
         self.input_padding = 0  # see `MobileNetV2.configure`
-        depthwise = conv_bn(
-            width,
-            width,
-            kernel_size=3,
-            stride=stride,
-            dilation=dilation,
-            groups=width,
-            activation=nn.ReLU6,
-        )
+        size = {"kernel_size": 3, "stride": stride, "dilation": dilation}
+        depthwise = conv_bn(conv(width, width, groups=width, **size), nn.ReLU6)
         layers: list[nn.Module] = []
         if expansion != 1:
-            layers.append(conv_bn(in_channels, width, kernel_size=1, activation=nn.ReLU6))
+            layers.append(conv_bn(conv(in_channels, width, kernel_size=1), nn.ReLU6))
         layers += [depthwise, conv(width, out_channels, kernel_size=1)]
         self.conv = nn.Sequential(*layers, nn.BatchNorm2d(out_channels))
 
@@ -109,7 +102,7 @@ class MobileNetV2(Backbone):
     classifier_keys = r"features\.18\.|classifier\.|conv_head\.|bn2\."
 
     def __init__(self, variant: MobileNetV2Variant, *, output_stride: int) -> None:
-        stem = conv_bn(3, variant.stem_channels, kernel_size=3, stride=2, activation=nn.ReLU6)
+        stem = conv_bn(conv(3, variant.stem_channels, kernel_size=3, stride=2), nn.ReLU6)
         features: list[nn.Module] = [stem]
         in_channels = variant.stem_channels
         strides = [stride for *_, stride in variant.stages]
@@ -167,6 +160,6 @@ VARIANTS = {
             (6, 160, 3, 2),
             (6, 320, 1, 1),
         ),
-        weights=torchvision_weights("MobileNet_V2", top1=71.88),
+        weights=torchvision_weights("mobilenet_v2-b0353104", top1=71.88),
     ),
 }

@@ -90,7 +90,7 @@ def projection(
 ) -> nn.Sequential:
     """The shortcut of the first block of a stage; `averaged` pools where others have a stride."""
     stride = 1 if averaged else plan.stride
-    layers = conv_bn(in_channels, out_channels, kernel_size=1, stride=stride, activation=None)
+    layers = conv_bn(conv(in_channels, out_channels, kernel_size=1, stride=stride), None)
     if not averaged:
         return layers
     # A stage with dilation instead of its stride still has to average; the first never does.
@@ -176,8 +176,8 @@ def make_stem(variant: Res2NetVariant) -> nn.Module:
     if not variant.deep_stem:
         return conv(3, 64, kernel_size=7, stride=2)
     return nn.Sequential(
-        *conv_bn(3, 32, kernel_size=3, stride=2),
-        *conv_bn(32, 32, kernel_size=3),
+        *conv_bn(conv(3, 32, kernel_size=3, stride=2)),
+        *conv_bn(conv(32, 32, kernel_size=3)),
         conv(32, 64, kernel_size=3),
     )
 

@@ -35,7 +35,7 @@ def projection(in_channels: int, out_channels: int, *, stride: int) -> nn.Sequen
     """1x1 convolution and BatchNorm for the shortcut; None where input and output agree."""
     if stride == 1 and in_channels == out_channels:
         return None
-    return conv_bn(in_channels, out_channels, kernel_size=1, stride=stride, activation=None)
+    return conv_bn(conv(in_channels, out_channels, kernel_size=1, stride=stride), None)
 
 
 class BasicBlock(nn.Module):
@@ -167,17 +167,17 @@ VARIANTS = {
         block=BasicBlock if depth < 50 else Bottleneck,
         groups=groups,
         width_per_group=width,
-        weights=torchvision_weights(published, top1=top1),
+        weights=torchvision_weights(f"{name}-{digits}", top1=top1),
     )
-    for name, depth, groups, width, published, top1 in (
-        ("resnet18", 18, 1, 64, "ResNet18", 69.76),
-        ("resnet34", 34, 1, 64, "ResNet34", 73.31),
-        ("resnet50", 50, 1, 64, "ResNet50", 76.13),
-        ("resnet101", 101, 1, 64, "ResNet101", 77.37),
-        ("resnet152", 152, 1, 64, "ResNet152", 78.31),
-        ("resnext50_32x4d", 50, 32, 4, "ResNeXt50_32X4D", 77.62),
-        ("resnext101_32x8d", 101, 32, 8, "ResNeXt101_32X8D", 79.31),
-        ("wide_resnet50_2", 50, 1, 128, "Wide_ResNet50_2", 78.47),
-        ("wide_resnet101_2", 101, 1, 128, "Wide_ResNet101_2", 78.85),
+    for name, depth, groups, width, digits, top1 in (
+        ("resnet18", 18, 1, 64, "f37072fd", 69.76),
+        ("resnet34", 34, 1, 64, "b627a593", 73.31),
+        ("resnet50", 50, 1, 64, "0676ba61", 76.13),
+        ("resnet101", 101, 1, 64, "63fe2227", 77.37),
+        ("resnet152", 152, 1, 64, "394f9c45", 78.31),
+        ("resnext50_32x4d", 50, 32, 4, "7cdf4587", 77.62),
+        ("resnext101_32x8d", 101, 32, 8, "8ba56ff5", 79.31),
+        ("wide_resnet50_2", 50, 1, 128, "95faca4d", 78.47),
+        ("wide_resnet101_2", 101, 1, 128, "32ee1156", 78.85),
     )
 }

@@ -35,10 +35,10 @@ from .base import (
     FeatureInfo,
     StagePlan,
     Variant,
+    Weights,
     conv,
     plan_stages,
     timm_weights,
-    url_weights,
 )
 from .base import __getattr__ as __getattr__  # type checkers: a function a variant
 from .hgnetv2 import ConvBNAct
@@ -282,7 +282,7 @@ VARIANTS = {
     "xception": XceptionVariant(
         aligned=False,
         bn_eps=1e-5,
-        weights=url_weights(CADENE_URL, license="apache-2.0", top1=79.058),
+        weights=Weights(source=CADENE_URL, file="", license="apache-2.0", top1=79.058),
     ),
     "xception41": XceptionVariant(
         weights=timm_weights("xception41.tf_in1k", license="apache-2.0", top1=78.55)

@@ -14,4 +14,4 @@ from .loading import (
 )
 from .predecessor import MISBUILT, is_misbuilt, origin_line, predecessor_build_args
 from .tensors import has_aux_head, matching_models
-from .weights import WeightUrls, describe
+from .weights import describe

@@ -9,7 +9,6 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from .._deeplab import DeepLabHead
 from ..backbone import BACKBONES, Backbone
 from ..costs import stored_costs
 from ..factory import MODELS, build_model
@@ -130,23 +129,11 @@ def _models_of_size(state: State) -> list[str]:
 
     Building all models takes half a minute, even without memory.
     """
-    architecture = (
-        "deeplabv3plus" if any("classifier.aspp." in key for key in state) else "deeplabv3"
-    )
-    first = (v for k, v in state.items() if k.endswith(".convs.0.0.weight") and v.dim() == 4)
-    in_channels = next((weight.shape[1] for weight in first), 0)
-    with torch.device("meta"):
-        head = DeepLabHead(in_channels, 0, num_classes=21, atrous_rates=(1, 1, 1))
-    params = sum(parameter.numel() for parameter in head.parameters())
-    params += sum(
-        value.numel()
-        for key, value in state.items()
-        if key.startswith("backbone.") and not key.endswith(STATISTICS)
-    )
+    of_backbone = [k for k in state if k.startswith("backbone.") and not k.endswith(STATISTICS)]
+    size = sum(state[key].numel() for key in of_backbone)
     costs = stored_costs()
     return [
         name
-        for name, parts in MODELS.items()
-        if parts.architecture == architecture
-        and (parts.backbone not in costs or costs[parts.backbone]["params"]["deeplabv3"] == params)
+        for name, (_, backbone) in MODELS.items()
+        if backbone not in costs or costs[backbone]["params"]["backbone"] == size
     ]

@@ -11,11 +11,9 @@ import hashlib
 import os
 import re
 import socket
-from collections import UserDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -32,12 +30,8 @@ class DamagedFileError(ValueError):
 
 
 def describe(weights: Weights) -> str:
-    """The source in a few words: `timm/hrnet_w48.ms_in1k`."""
-    if weights.file:
-        return weights.source
-    if weights.source.startswith("https://"):
-        return weights.source.rsplit("/", 1)[-1]
-    return f"torchvision {weights.source}"
+    """The repository, `timm/hrnet_w48.ms_in1k`, or the file of a URL, `resnet18-f37072fd.pth`."""
+    return weights.source if weights.file else weights.source.rsplit("/", 1)[-1]
 
 
 def fetch(weights: Weights, name: str) -> Path:
@@ -71,7 +65,7 @@ def _reason(error: Exception) -> str:
 def _command(weights: Weights) -> str:
     """A command that fetches the file into the current folder, on any machine."""
     if not weights.file:
-        return f"curl -LO {url_of(weights.source)}"
+        return f"curl -LO {weights.url}"
     return f"hf download {weights.source} {weights.file} --local-dir ."
 
 
@@ -96,32 +90,11 @@ def _from_hub(weights: Weights) -> Path:
     return Path(path)
 
 
-def url_of(source: str) -> str:
-    """The URL of weights that torchvision names; a URL stays as it is."""
-    if source.startswith("https://"):
-        return source
-    import torchvision  # takes a second, and few runs need it
-
-    return torchvision.models.get_weight(source).url
-
-
-class WeightUrls(UserDict[str, Any]):
-    """The URL of each backbone's weights; it is looked up when it is asked for."""
-
-    def __getitem__(self, name: str) -> str:
-        weights: Weights = super().__getitem__(name)
-        if not weights.file:
-            return url_of(weights.source)
-        import huggingface_hub  # takes a second, and few runs need it
-
-        return huggingface_hub.hf_hub_url(weights.source, weights.file)
-
-
 def _from_url(weights: Weights) -> Path:
     """A file whose name ends in the first digits of its SHA-256, as with torchvision."""
-    url = url_of(weights.source)
+    url = weights.url
     folder = Path(torch.hub.get_dir(), "checkpoints")
-    path = folder / url.rsplit("/", 1)[-1]
+    path = folder / describe(weights)
     digits = path.stem.rsplit("-", 1)[-1]
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)

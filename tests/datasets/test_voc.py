@@ -92,7 +92,7 @@ def test_other_years(make_voc: MakeVoc, year: str) -> None:
     if year == "2007":
         assert len(VOCSegmentation(root, year, "test")) == 1
     else:
-        with pytest.raises(ValueError, match=f"VOC {year}: 'test'; allowed: train, val, trainval"):
+        with pytest.raises(ValueError, match=f"VOC {year} 'test'; allowed: train, val, trainval"):
             VOCSegmentation(root, year, "test")
 
 
@@ -106,7 +106,7 @@ def test_folders_are_torchvisions() -> None:
 
 
 def test_unknown_year() -> None:
-    with pytest.raises(ValueError, match="unknown year: '2013'; allowed: 2007, .*2012_aug"):
+    with pytest.raises(ValueError, match="unknown year '2013'; allowed: 2007, .*2012_aug"):
         VOCSegmentation("x", "2013")
 
 

@@ -57,14 +57,10 @@ def test_where_it_starts(name: str) -> None:
             assert aux == (*STAGES[name], reduction)
 
 
-def test_backbones_without_such_a_stage_say_which_have_one() -> None:
+def test_backbones_without_such_a_stage_say_so() -> None:
     for name in WITHOUT:
-        with pytest.raises(ValueError) as error:
+        with pytest.raises(ValueError, match=f"^{name} has no stage for an auxiliary head"):
             create_model(f"deeplabv3_{name}", aux_head=True)
-        assert str(error.value) == (
-            f"{name} has no stage for an auxiliary head to start from; backbones of these "
-            "families have one: resnet, res2net, vovnetv2, hgnet, hgnetv2 and xception"
-        )
 
 
 @pytest.mark.parametrize("name", ["resnet18", "hgnetv2_b0", "xception"])

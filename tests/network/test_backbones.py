@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from network.backbone import BACKBONES, create_backbone, default_output_stride
+from network.backbone import BACKBONES, create_backbone, resolve_output_stride
 from network.backbone.base import Backbone
 
 # Trainable parameters up to the last stage, and state-dict entries: of timm's and torchvision's.
@@ -112,7 +112,7 @@ def test_the_registry_is_complete():
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_parameter_and_key_counts(name):
-    backbone = on_meta(name, default_output_stride(name))
+    backbone = on_meta(name, resolve_output_stride(name, None))
     params = sum(parameter.numel() for parameter in backbone.parameters())
     assert (params, len(backbone.state_dict())) == COUNTS[name]
 
@@ -218,7 +218,7 @@ def test_hrnet_is_4_whatever_is_asked_and_says_so():
 
 def test_default_strides():
     expected = {name: 4 if name.startswith("hrnet") else 16 for name in COUNTS}
-    assert {name: default_output_stride(name) for name in BACKBONES} == expected
+    assert {name: resolve_output_stride(name, None) for name in BACKBONES} == expected
 
 
 def test_unknown_names():

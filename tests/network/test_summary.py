@@ -196,6 +196,6 @@ def test_models_document():
     """Whether docs/models.md is up to date; and one row of it."""
     page = summary.models_document()
     assert summary.DOCUMENT.read_text() == page, "run `make tables`"
-    published = "torchvision ResNet50_Weights.IMAGENET1K_V1: 76.13 %, bsd-3-clause"
+    published = "resnet50-0676ba61.pth: 76.13 %, bsd-3-clause"
     assert f"| 39.64 | 327/97/51 | 39.76 | 346/119/74 | {published} |" in page
     assert "\n| vovnetv2_19 | 8/16/32 | " in page and page.count("none published") == 7

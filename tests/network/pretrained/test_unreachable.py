@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -60,11 +61,10 @@ def test_a_hub_out_of_reach(address, hub, monkeypatch, capsys) -> None:
     assert capsys.readouterr().out == ""
 
 
-def test_torchvisions_server_out_of_reach(address, hub, tmp_path: Path, monkeypatch) -> None:
-    url = f"{address}/resnet18-01234567.pth"
-    monkeypatch.setattr(weights, "url_of", lambda source: url)
+def test_torchvisions_server_out_of_reach(address, hub, tmp_path: Path) -> None:
+    resnet18 = replace(RESNET, source=f"{address}/resnet18-01234567.pth")
     with pytest.raises(FileNotFoundError, match="could not be fetched .*(refused|timed out)"):
-        weights.fetch(RESNET, "resnet18")
+        weights.fetch(resnet18, "resnet18")
     assert list((tmp_path / "torch" / "checkpoints").iterdir()) == []
     assert socket.getdefaulttimeout() is None
 
