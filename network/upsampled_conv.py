@@ -56,6 +56,7 @@ class ConcatMaps(nn.Module):
 class ConcatConv2d(nn.Conv2d):
     """A convolution of `concat_maps(*maps)`, with the parameters of a convolution of that map.
 
+    It is 1x1 or 3x3, with stride 1 and a padding of zeros that keeps the size.
     It upsamples and joins the maps only where that is quicker: see `keep_apart`. Elsewhere, the
     result can be differentiated only once, and not by `torch.func`.
     """
@@ -78,16 +79,7 @@ class ConcatConv2d(nn.Conv2d):
 
     def pays(self, sharp: Tensor, *coarse: Tensor) -> bool:
         """Whether it is quicker to convolve the coarse maps before they are upsampled."""
-        kernel, dilation = self.kernel_size[0], self.dilation[0]
-        usual = (
-            self.kernel_size in ((1, 1), (3, 3))
-            and self.dilation == (dilation, dilation)
-            and self.padding == (dilation * (kernel // 2),) * 2
-            and self.stride == (1, 1)
-            and self.groups == 1
-            and self.padding_mode == "zeros"
-        )
-        return usual and all(
+        return all(
             works_on_coarse(x)
             and sharp.shape[2] >= MIN_RATIO * x.shape[2]
             and sharp.shape[3] >= MIN_RATIO * x.shape[3]

@@ -200,8 +200,7 @@ def test_another_class_count_says_both(hint, end, mobilenet):
     )
 
 
-@pytest.mark.parametrize("name", [PLUS, "deeplabv3_mobilenet"])
-@pytest.mark.parametrize("num_classes", [5, 19])
+@pytest.mark.parametrize(("name", "num_classes"), [(PLUS, 5), ("deeplabv3_mobilenet", 19)])
 def test_finetune_loads_all_but_the_final_classifier(name, num_classes):
     last = {PLUS: "classifier.classifier.3.", "deeplabv3_mobilenet": "classifier.classifier.4."}
     theirs = create_model(name, num_classes=19).state_dict()

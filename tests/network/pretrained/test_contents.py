@@ -31,6 +31,14 @@ def resnet() -> dict[str, Tensor]:
     return {key: value for key, value in state.items() if not key.startswith("fc.")}
 
 
+@pytest.fixture(scope="module")
+def model() -> torch.nn.Module:
+    """Its weights are replaced again and again."""
+    with torch.device("meta"):
+        empty = create_model(RESNET)
+    return empty.to_empty(device="cpu")
+
+
 def zeros(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key: torch.zeros_like(value) for key, value in state.items()}
 
@@ -79,10 +87,10 @@ WRAPPERS = {
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
-def test_wrappers(wrapper, resnet, tmp_path):
+def test_wrappers(wrapper, resnet, model, tmp_path):
     path = tmp_path / "w.pth"
     torch.save(WRAPPERS[wrapper](resnet, zeros(resnet)), path)
-    model = create_model(RESNET)
+    model.load_state_dict(zeros(model.state_dict()))
     report = load_backbone_weights(model, path)
     for key, value in model.backbone.state_dict().items():
         if "num_batches" not in key:
@@ -99,6 +107,7 @@ def test_a_file_within_itself_ends(resnet, tmp_path):
     assert "resnet18" in load_backbone_weights(create_model(RESNET), tmp_path / "w.pth")
 
 
+@pytest.mark.slow  # three files of 60 MB
 def test_whole_models_in_wrappers(tmp_path):
     model = create_model(RESNET, num_classes=3).eval()
     state = model.state_dict()
@@ -114,6 +123,7 @@ def test_whole_models_in_wrappers(tmp_path):
             assert torch.equal(value, state[key]), key
 
 
+@pytest.mark.slow  # builds xception twice
 def test_matrices_of_the_oldest_xception_files(tmp_path):
     """They hold 1x1 convolutions as matrices."""
     model = create_model("deeplabv3_xception", num_classes=2)
@@ -155,6 +165,7 @@ def test_names_of_hgnetv2(kind, tmp_path):
         assert torch.equal(other.backbone.state_dict()[key], value), key
 
 
+@pytest.mark.slow  # runs resnet50 with its strides dilated
 def test_torchvisions_deeplab(tmp_path):
     torch.manual_seed(0)
     theirs = torchvision.models.segmentation.deeplabv3_resnet50(
@@ -172,6 +183,7 @@ def test_torchvisions_deeplab(tmp_path):
     ]
 
 
+@pytest.mark.slow  # a file of 130 MB
 def test_torchvisions_fcn_gives_its_backbone_only(tmp_path):
     with torch.device("meta"):
         shapes = torchvision.models.segmentation.fcn_resnet50(
