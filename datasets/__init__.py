@@ -51,7 +51,10 @@ def create_dataset(
     Raises ValueError for an unknown name or split, FileNotFoundError for data that is not there.
     """
     dataset = _look_up(name, root, options)
-    check_choice(f"split of {name}", split, dataset.splits)
+    if split not in dataset.splits:
+        raise ValueError(
+            f"dataset {name} has no split {split!r}; it has {', '.join(dataset.splits)}"
+        )
     own = {option: options[option] for option in dataset.options if option in options}
     created = dataset.create(split, root=root, allow_missing=allow_missing, **own)
     created.seed = seed

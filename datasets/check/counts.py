@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from datasets.base import FileDataset, SegmentationDataset
@@ -224,21 +223,6 @@ def _label_histogram_or_error(dataset: SegmentationDataset, index: int) -> np.nd
         return str(error)
 
 
-class _Calls(Dataset):
-    def __init__(self, function: Callable[[int], Any], num_calls: int) -> None:
-        self.function, self.num_calls = function, num_calls
-
-    def __len__(self) -> int:
-        return self.num_calls
-
-    def __getitem__(self, number: int) -> Any:
-        return self.function(number)
-
-
-def _unchanged(value: Any) -> Any:
-    return value
-
-
 def map_samples(
     function: Callable[[int], Result],
     num_samples: int,
@@ -254,9 +238,9 @@ def map_samples(
     """
     num_workers = min(num_workers, num_samples)
     loader = WatchedLoader(
-        _Calls(function, num_samples),
+        range(num_samples),  # type: ignore[arg-type]  # any sequence will do
         batch_size=None,
-        collate_fn=_unchanged,
+        collate_fn=function,  # type: ignore[arg-type]
         num_workers=num_workers,
         worker_init_fn=start_worker,
         generator=own_generator(),

@@ -9,13 +9,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from datasets.base import SampleKey, SegmentationDataset
 from datasets.loader.workers import as_worker_error
@@ -77,20 +78,13 @@ class TrainSampler(Sampler):
         return SampleKey(epoch, place, int(self._order[place]))
 
 
-class _Numbered(Dataset):
-    """Samples together with their index; None stays None."""
+def _numbered(dataset: SegmentationDataset, indices: Sequence[int]) -> list[Sample]:
+    """Samples with their index, not stacked, since they may differ in size; a bad one is left out.
 
-    def __init__(self, dataset: SegmentationDataset) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, index: int) -> Sample | None:
-        sample = self.dataset.sample(SampleKey(epoch=0, position=index, index=index))
-        return None if sample is None else (index, *sample)
-
-
-def _as_list(samples: Sequence[Sample | None]) -> list[Sample]:
-    """No stacking, since validation images may differ in size; None, a bad sample, is dropped."""
-    return [sample for sample in samples if sample is not None]
+    These are validation's.
+    """
+    samples = ((i, dataset.sample(SampleKey(epoch=0, position=i, index=i))) for i in indices)
+    return [(index, *sample) for index, sample in samples if sample is not None]
 
 
 def own_generator() -> torch.Generator:
@@ -166,9 +160,9 @@ def val_loader(
     batches = [list(indices[i : i + batch_size]) for i in range(0, len(indices), batch_size)]
     num_workers = min(num_workers, len(batches))
     return WatchedLoader(
-        _Numbered(dataset),
+        range(len(dataset)),  # type: ignore[arg-type]  # any sequence will do
         batch_sampler=batches,
-        collate_fn=_as_list,
+        collate_fn=partial(_numbered, dataset),
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         pin_memory=pin_memory,

@@ -168,6 +168,8 @@ class FourStageBackbone(Backbone):
     `<prefix>4`; `make_stage(in_channels, index=, plan=, variant=)` builds one, by its index from 0.
     """
 
+    renames = tuple((rf"^stages\.{n}\.", f"stage{n + 1}.") for n in range(4))  # timm's
+
     def __init__(
         self,
         stem: Mapping[str, nn.Module],

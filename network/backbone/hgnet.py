@@ -29,14 +29,14 @@ from torch import nn
 
 from .base import FourStageBackbone, timm_weights
 from .base import __getattr__ as __getattr__  # type checkers: a function a variant
-from .hgnetv2 import RENAMES, ConvBNAct, HGNetVariant, make_stage
+from .hgnetv2 import ConvBNAct, HGNetVariant, make_stage
 
 
 class HGNet(FourStageBackbone):
     """Stem (stride 4) and four stages; inner names are timm's."""
 
     renames = (
-        *RENAMES,
+        *FourStageBackbone.renames,
         # Paddle's
         (r"^stem\.(\d)\.", r"stem.stem.\1."),
         (r"\.aggregation_conv\.", ".aggregation.0."),

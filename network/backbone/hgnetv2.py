@@ -232,15 +232,11 @@ def make_stage(
     return nn.Sequential(OrderedDict(parts, blocks=nn.Sequential(*blocks)))
 
 
-# timm's numbers of stages, of both generations.
-RENAMES = tuple((rf"^stages\.{index}\.", f"stage{index + 1}.") for index in range(4))
-
-
 class HGNetV2(FourStageBackbone):
     """Stem (stride 4) and four stages; inner names are the authors', as in timm and D-FINE."""
 
     renames = (
-        *RENAMES,
+        *FourStageBackbone.renames,
         # Paddle's and RT-DETR's; RT-DETR's "same" has a layer of its own for the border.
         (r"\.aggregation_squeeze_conv\.", ".aggregation.0."),
         (r"\.aggregation_excitation_conv\.", ".aggregation.1."),

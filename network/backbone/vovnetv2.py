@@ -178,7 +178,7 @@ class VoVNetV2(FourStageBackbone):
     """
 
     renames = (
-        *((rf"^stages\.{n}\.", f"stage{n + 1}.") for n in range(4)),  # timm's
+        *FourStageBackbone.renames,
         # The authors', whose detection models hold the backbone under "backbone.bottom_up.".
         (r"^(backbone\.)?bottom_up\.", ""),
         *((rf"^stem\.stem_{n}/", f"stem.{n - 1}.stem/") for n in (1, 2, 3)),
@@ -217,34 +217,26 @@ SLIM: dict[str, Any] = {"widths": (64, 80, 96, 112), "channels": (112, 256, 384,
 DEPTHWISE: dict[str, Any] = {"depthwise": True, "stem_channels": (64, 64, 64)}
 MODULES = {19: (1, 1, 1, 1), 39: (1, 1, 2, 2), 57: (1, 1, 4, 3), 99: (1, 3, 9, 3)}  # by depth
 HALF = (0.5, 0.5, 0.5)
+LAST_ONLY: dict[str, Any] = {"ese_everywhere": False}
+# Name, timm's weights and their accuracy, and numbers that differ from the paper's.
+ROWS: tuple[tuple[str, str, float, dict[str, Any]], ...] = (
+    ("19_slim_dw", "", 0, SLIM | DEPTHWISE),
+    ("19_dw", "ese_vovnet19b_dw.ra_in1k", 77.79, DEPTHWISE),
+    ("19_slim", "", 0, SLIM),
+    ("19", "", 0, {}),
+    ("39", "", 0, {}),
+    ("57", "", 0, {}),
+    ("99", "", 0, {}),
+    ("39b", "ese_vovnet39b.ra_in1k", 80.38, LAST_ONLY),
+    ("57b", "ese_vovnet57b.ra4_e3600_r256_in1k", 83.30, LAST_ONLY | {"mean": HALF, "std": HALF}),
+    ("99b", "", 0, LAST_ONLY),
+)
 VARIANTS = {
-    "vovnetv2_19_slim_dw": VoVNetVariant(
-        num_modules=MODULES[19], num_layers=3, **SLIM, **DEPTHWISE
-    ),
-    "vovnetv2_19_dw": VoVNetVariant(
-        num_modules=MODULES[19],
-        num_layers=3,
-        weights=timm_weights("ese_vovnet19b_dw.ra_in1k", top1=77.79, license="apache-2.0"),
-        **DEPTHWISE,
-    ),
-    "vovnetv2_19_slim": VoVNetVariant(num_modules=MODULES[19], num_layers=3, **SLIM),
-    "vovnetv2_19": VoVNetVariant(num_modules=MODULES[19], num_layers=3),
-    "vovnetv2_39": VoVNetVariant(num_modules=MODULES[39], num_layers=5),
-    "vovnetv2_57": VoVNetVariant(num_modules=MODULES[57], num_layers=5),
-    "vovnetv2_99": VoVNetVariant(num_modules=MODULES[99], num_layers=5),
-    "vovnetv2_39b": VoVNetVariant(
-        num_modules=MODULES[39],
-        num_layers=5,
-        ese_everywhere=False,
-        weights=timm_weights("ese_vovnet39b.ra_in1k", top1=80.38, license="apache-2.0"),
-    ),
-    "vovnetv2_57b": VoVNetVariant(
-        num_modules=MODULES[57],
-        num_layers=5,
-        ese_everywhere=False,
-        weights=timm_weights("ese_vovnet57b.ra4_e3600_r256_in1k", top1=83.30, license="apache-2.0"),
-        mean=HALF,
-        std=HALF,
-    ),
-    "vovnetv2_99b": VoVNetVariant(num_modules=MODULES[99], num_layers=5, ese_everywhere=False),
+    f"vovnetv2_{name}": VoVNetVariant(
+        num_modules=MODULES[int(name[:2])],
+        num_layers=3 if name.startswith("19") else 5,
+        weights=timm_weights(tag, top1=top1, license="apache-2.0") if tag else None,
+        **numbers,
+    )
+    for name, tag, top1, numbers in ROWS
 }

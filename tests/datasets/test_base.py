@@ -195,7 +195,7 @@ def test_create_dataset_answers_mistakes(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown dataset 'vok'; allowed: voc, cityscapes, "):
         create_dataset("vok", "train", root=tmp_path)
     with pytest.raises(
-        ValueError, match="unknown split of cityscapes 'trian'; allowed: train, val, test"
+        ValueError, match="cityscapes has no split 'trian'; it has train, val, test"
     ):
         create_dataset("cityscapes", "trian", root=tmp_path)
     gone = tmp_path / "nowhere"
