@@ -171,9 +171,10 @@ def _split_folders(parent: Path) -> dict[str, Path]:
 def _samples_of_folder(images: Path, labels: Path, split: str, allow_missing: bool) -> _Samples:
     folder = _split_folders(images).get(split)
     if folder is None:
+        more = "" if split == "test" else ", put all images in one folder for --val_fraction"
         raise FileNotFoundError(
             f"no folder {images / split}, although other splits have one; make it and "
-            f"{labels / split}, or list the images in a --split_file"
+            f"{labels / split}{more}, or list the images in a --split_file"
         )
     files, others = list_images(folder)
     if not files:
