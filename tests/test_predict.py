@@ -15,7 +15,7 @@ import network
 import predict
 from datasets.base import read_image
 from datasets.voc import VOCSegmentation
-from network import create_model
+from network import create_model, export
 from network.passes import logits_of_passes
 from utils.prediction import torch_device
 
@@ -30,19 +30,11 @@ def model() -> torch.nn.Module:
 
 @pytest.fixture(scope="module")
 def ckpt(model: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A checkpoint as main.py writes it."""
+    """A checkpoint without training state."""
     path = tmp_path_factory.mktemp("ckpt") / "best.pth"
-    state = {
-        "format": 1,
-        "model_name": model.name,
-        "build_args": model.build_args,
-        "class_names": list(VOCSegmentation.facts.class_names),
-        "palette": torch.from_numpy(VOCSegmentation.facts.palette.copy()),
-        "mean": list(model.mean),
-        "std": list(model.std),
-        "model_state": model.state_dict(),
-    }
-    torch.save(state, path)
+    model.class_names = VOCSegmentation.facts.class_names
+    model.palette = VOCSegmentation.facts.palette
+    path.write_bytes(export.slim(model))
     return str(path)
 
 
