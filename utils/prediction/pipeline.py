@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby, islice
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -165,14 +166,6 @@ def _through_device(works: Iterable[Work], device: Device, clock: Clock) -> Iter
 
 def _groups(works: Iterable[Work], device: Device) -> Iterator[list[Work]]:
     """Works next to each other whose images have one size, up to a batch of them."""
-    group: list[Work] = []
-    for work in works:
-        if group and np.shape(work.image) != np.shape(group[0].image):
+    for _, same in groupby(works, key=lambda work: np.shape(work.image)):
+        while group := list(islice(same, device.batch_size)):
             yield group
-            group = []
-        group.append(work)
-        if len(group) >= device.batch_size:
-            yield group
-            group = []
-    if group:
-        yield group
