@@ -226,7 +226,9 @@ def check_loaded(name: str, content: object, path, source: nn.Module) -> str:
 
 
 @pytest.mark.parametrize("prefix", ["", "backbone.bottom_up."])
-@pytest.mark.parametrize("name", ["vovnetv2_19_slim_dw", "vovnetv2_39"])
+@pytest.mark.parametrize(
+    "name", ["vovnetv2_19_slim_dw", pytest.param("vovnetv2_39", marks=pytest.mark.slow)]
+)
 def test_authors_files(name, prefix, randomize, tmp_path):
     source = randomize(create_backbone(name)).float()
     state = authors_state(source, prefix)
@@ -240,6 +242,7 @@ def test_authors_files(name, prefix, randomize, tmp_path):
     assert f"{number} of {total} tensors used for {name}" in report
 
 
+@pytest.mark.slow  # builds vovnetv2_39 several times
 def test_timm_file(randomize, tmp_path):
     theirs = randomize(timm.create_model("ese_vovnet39b")).float()
     source = create_backbone("vovnetv2_39b")
