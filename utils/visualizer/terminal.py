@@ -53,9 +53,12 @@ class Progress:
             initial=start,
             disable=not self.on_terminal,
             leave=True,
-            dynamic_ncols=True,
+            ncols=80,
+            nrows=24,
             bar_format=BAR_FORMAT.format(width=MIN_BAR),
         )
+        # tqdm's own function has no default for a terminal that says it has 0 rows or columns.
+        vars(self.bar)["dynamic_ncols"] = lambda file: shutil.get_terminal_size((80, 24))
         self._pace: float | None = None  # seconds a step, the newest steps count most
         self._pauses: list[float] = []  # seconds of each validation, with what follows it
         self._reported = start
@@ -148,7 +151,7 @@ class Progress:
         }
         columns = shutil.get_terminal_size().columns - 1  # tqdm leaves the last one free
         room = columns - 2 * len(str(self.total)) - len("||/ ")
-        for least in ("lr", "wait", "speed"):  # what may be left out on a narrow terminal
+        for least in ("wait", "best", "speed"):  # what may be left out on a narrow terminal
             shown = " ".join(filter(None, parts.values()))
             if len(shown) + MIN_BAR <= room:
                 break

@@ -3,6 +3,7 @@ from __future__ import annotations
 import sys
 
 import pytest
+from tqdm import std
 
 from utils.visualizer import terminal as module
 from utils.visualizer.terminal import Progress
@@ -112,6 +113,8 @@ def test_a_bar_of_ten_characters_fits_into_80(
     for stream in (sys.stdout, sys.stderr):
         monkeypatch.setattr(stream, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "80")
+    # A new pseudo terminal says that it has no rows.
+    monkeypatch.setattr(std, "_screen_shape_wrapper", lambda: lambda file: (80, -1))
     progress = Progress(total, start=total // 2)
     values = {"loss": 0.8349, "lr": 6.1e-4, "images/s": 109.4, "data wait": 0.071}
     capsys.readouterr()
@@ -120,7 +123,7 @@ def test_a_bar_of_ten_characters_fits_into_80(
     progress.close()
     assert len(shown.rstrip("\n")) < 80
     assert len(shown.split("|")[1]) >= 10 and f"{total // 2}/{total}" in shown
-    for part in (">=1:30:00", "loss 0.83", "best .412"):
+    for part in (">=1:30:00", "loss 0.83", "lr 6e-4", "109 img/s"):
         assert part in shown
     if total < 10**9:
-        assert "lr 6e-4" in shown and "109 img/s" in shown and "wait 7%" in shown
+        assert "wait 7%" in shown and "best .412" in shown
