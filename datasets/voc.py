@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Container
 from pathlib import Path
 from typing import ClassVar
@@ -185,3 +186,8 @@ def _augmented_names(folder: Path, validation: Container[str]) -> list[str]:
             f"all labels in {folder} are in val.txt; it must also hold .png labels to train on"
         )
     return names
+
+
+if __name__ == "__main__":
+    print("moved: run python -m datasets.voc_aug --data_root DIR --download", file=sys.stderr)
+    sys.exit(2)

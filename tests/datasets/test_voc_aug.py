@@ -180,3 +180,9 @@ def test_command(root: Path) -> None:
     assert done.stdout == f"4 labels to train on and 2 to validate on are in {root}\n"
     assert done.stderr.startswith("error: expected 10,582 to train on")
     assert done.stderr.count("\n") == 1
+
+
+def test_the_old_command_names_the_new_one(root: Path) -> None:
+    done = start("datasets.voc", "--prepare_aug", "--data_root", str(root))
+    assert done.returncode == 2 and done.stdout == ""
+    assert "run python -m datasets.voc_aug " in done.stderr and done.stderr.count("\n") == 1
