@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Container
 from pathlib import Path
 from typing import ClassVar
@@ -19,6 +20,9 @@ from datasets.archive import download_extract as download_extract  # for users o
 from datasets.base import FileDataset
 from datasets.facts import ClassFacts, check_choice, make_label_table, make_palette
 from utils.ext_transforms import AnyTransform
+
+# Python would warn that `python -m datasets.voc` runs a module that is already imported.
+warnings.filterwarnings("ignore", message="'datasets.voc' found in sys.modules")
 
 CLASS_NAMES = tuple(
     "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse "
