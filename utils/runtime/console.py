@@ -52,6 +52,13 @@ def list_names(names: Sequence[str], *, shown: int = 8) -> str:
     return ", ".join(names[:shown]) + more
 
 
+def shortened(text: str, length: int) -> str:
+    """The text; one of more than `length` characters loses its middle."""
+    if len(text) <= length:
+        return text
+    return f"{text[: length // 2 - 1]}..{text[len(text) - (length - length // 2 - 1) :]}"
+
+
 def size_text(num_bytes: float) -> str:
     """A number of bytes in the unit that suits it: `1.5 GiB`, `12.0 MiB`, `3 bytes`."""
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):

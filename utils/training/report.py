@@ -30,6 +30,7 @@ from utils.visualizer import (
     ValidatedSample,
     batch_sheet,
     class_table,
+    colors,
     env_of_run,
     history,
     image_scores,
@@ -84,9 +85,8 @@ def say_end(run: Run) -> None:
         line = f"trained {max((entry['step'] for entry in record), default=0):,} steps in {took}"
         if record and record[-1]["step"] not in steps:  # stopped between two validations
             save_report(files.folder)
-        if steps:
-            best = int(np.argmax(np.nan_to_num(scores, nan=-1.0)))
-            line += f": best mIoU {scores[best]:.3f} at step {steps[best]:,}, last {scores[-1]:.3f}"
+        if best := history.best_validation(record):
+            line += f": best mIoU {best[1]:.3f} at step {best[0]:,}, last {scores[-1]:.3f}"
         lines.append(line)
     kept = [path for path in (files.latest, files.best) if path.exists()]
     lines.append(one_line(f"checkpoints: {', '.join(map(str, kept))}"))
@@ -240,7 +240,7 @@ def run_facts(run: Run) -> dict[str, object]:
         "num_train": data.num_train,
         "num_val": len(data.val_set),
         "class_names": data.class_names,
-        "colors": ["#" + bytes(color).hex() for color in palette[: len(data.class_names)]],
+        "colors": [colors.hex_color(c) for c in palette[: len(data.class_names)]],
         "changed_options": options.changed(run.opts),
     }
 

@@ -6,6 +6,7 @@ apart, too.
 
 from __future__ import annotations
 
+import numpy as np
 from PIL import ImageColor
 
 TRAIN = "#0072B2"
@@ -21,3 +22,8 @@ HEAT = ("#FFFFFF", "#D6E8F4", "#8FC1E0", "#3C8FC4", TRAIN, "#003E63")
 def rgb(color: str) -> tuple[int, ...]:
     """Red, green and blue, 0..255, of a color "#RRGGBB"."""
     return ImageColor.getrgb(color)
+
+
+def hex_color(color: np.ndarray) -> str:
+    """Red, green and blue, uint8, as "#rrggbb"."""
+    return "#" + bytes(color).hex()

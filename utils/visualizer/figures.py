@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from utils.runtime.console import shortened
 from utils.runtime.files import write_bytes
 
 from . import colors
-from .history import SCORE, series
+from .history import SCORE, best_validation, series
 
 if TYPE_CHECKING:  # matplotlib is slow to import, so it is imported where it draws
     from matplotlib.axes import Axes
@@ -45,9 +46,12 @@ def _save(figure: Figure, path: Path) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def smooth(values: Sequence[float], *, span: float) -> np.ndarray:
-    """Exponential moving average over about `span` values; others than finite ones become NaN."""
-    decay = 1 - 2 / (span + 1)
+def smooth(values: Sequence[float], *, span: float | None = None) -> np.ndarray:
+    """Exponential moving average over about `span` values; others than finite ones become NaN.
+
+    By default it is over a thirtieth of the values, and at least five.
+    """
+    decay = 1 - 2 / ((span or max(5, len(values) / 30)) + 1)
     total = weight = 0.0
     result = np.full(len(values), math.nan)
     for index, value in enumerate(values):
@@ -55,6 +59,12 @@ def smooth(values: Sequence[float], *, span: float) -> np.ndarray:
             total, weight = decay * total + value, decay * weight + 1
             result[index] = total / weight  # without the weight, the curve would begin near zero
     return result
+
+
+def needs_log(values: Iterable[float]) -> bool:
+    """Whether a linear axis would show little of the values but a peak, mostly an early one."""
+    finite = [value for value in values if math.isfinite(value)]
+    return bool(finite) and min(finite) > 0 and max(finite) > 50 * min(finite)
 
 
 def save_curves(history: Sequence[Mapping], path: str | Path, *, title: str = "") -> None:
@@ -65,7 +75,7 @@ def save_curves(history: Sequence[Mapping], path: str | Path, *, title: str = ""
     figure = _new_figure(10, 10)
     figure.set_layout_engine("constrained", h_pad=0.12, w_pad=0.15)
     title_text = figure.suptitle(
-        _short(title, 90), fontsize=11, color=colors.REST, x=0.02, ha="left"
+        shortened(title, 90), fontsize=11, color=colors.REST, x=0.02, ha="left"
     )
     title_text.set_parse_math(False)
     loss_axes, score_axes, lr_axes = figure.subplots(
@@ -80,13 +90,6 @@ def save_curves(history: Sequence[Mapping], path: str | Path, *, title: str = ""
     lr_axes.set_xlim(0, max(last, 1) * 1.02)
     lr_axes.set_xlabel("step", fontsize=11)
     _save(figure, Path(path))
-
-
-def _short(text: str, length: int) -> str:
-    """The text; if it is longer than `length`, without its middle."""
-    if len(text) <= length:
-        return text
-    return f"{text[: length // 2 - 1]}..{text[len(text) - (length - length // 2 - 1) :]}"
 
 
 def _draw_line(
@@ -111,18 +114,14 @@ def _draw_loss(axes: Axes, history: Sequence[Mapping]) -> None:
         _draw_line(axes, steps, values, label="training", color=colors.TRAIN)
     else:
         axes.plot(steps, values, color=colors.TRAIN, alpha=0.3, linewidth=0.9)
-        smoothed = smooth(values, span=max(5, len(values) / 30))
+        smoothed = smooth(values)
         axes.plot(steps, smoothed, color=colors.TRAIN, linewidth=2.2, label="training, smoothed")
     val_steps, val_values = series(history, "validation loss")
     if val_steps:
         _draw_line(axes, val_steps, val_values, label="validation", color=colors.VALIDATION)
-    finite = [value for value in (*values, *val_values) if math.isfinite(value)]
-    if not finite:
-        return
-    # A linear axis would show little but an early spike.
-    if min(finite) > 0 and max(finite) > 50 * min(finite):
+    if needs_log([*values, *val_values]):
         axes.set_yscale("log")
-    elif min(finite) >= 0:
+    else:
         axes.set_ylim(bottom=0)
 
 
@@ -132,21 +131,17 @@ def _draw_scores(axes: Axes, history: Sequence[Mapping]) -> None:
         steps, values = series(history, key)
         if not steps:
             continue
-        finite = [value for value in values if math.isfinite(value)]
-        label += f", last {finite[-1]:.3f}" if finite else ", none yet"
+        label += f", last {values[-1]:.3f}"
         _draw_line(axes, steps, values, label=label, color=color, style=style)
-        if key == SCORE and finite:
-            best = int(np.nanargmax(values))
-            label = f"best, {values[best]:.3f} at step {steps[best]:,}"
-            axes.plot(steps[best], values[best], "*", color=colors.BEST, markersize=15, label=label)
+    if best := best_validation(history):
+        step, score = best
+        label = f"best, {score:.3f} at step {step:,}"
+        axes.plot(step, score, "*", color=colors.BEST, markersize=15, label=label)
     axes.set_ylim(0, 1.02)
 
 
 def _draw_rates(axes: Axes, history: Sequence[Mapping]) -> None:
-    for key, label, color in (
-        ("lr", "head", colors.TRAIN),
-        ("lr backbone", "backbone", colors.REST),
-    ):
+    for key, label, color in SHOWN_RATES:
         steps, rates = series(history, key)
         if steps:
             _draw_line(axes, steps, rates, label=label, color=color)
@@ -196,7 +191,7 @@ def save_confusion(
     totals = counts.sum(axis=1)
     rows, columns = np.flatnonzero(totals), np.flatnonzero((totals > 0) | (counts.sum(axis=0) > 0))
     percent = 100 * counts[np.ix_(rows, columns)] / totals[rows, None]
-    names = [_short(name, 24) for name in class_names]
+    names = [shortened(name, 24) for name in class_names]
 
     cell = 0.62 if len(columns) <= 12 else 0.42  # inches
     labels = 0.7 + 0.078 * max((len(names[i]) for i in columns), default=0)
@@ -208,7 +203,7 @@ def save_confusion(
     bar_axes = figure.add_axes((box[0] + box[2] + 0.2 / width, box[1], 0.2 / width, box[3]))
     absent = "" if len(rows) == k else f"; {k - len(rows)} of {k} classes do not occur"
     figure.text(
-        0.15 / width, 1 - 0.3 / height, _short(title, int(12 * width)), fontsize=10,
+        0.15 / width, 1 - 0.3 / height, shortened(title, int(12 * width)), fontsize=10,
         color=colors.REST, parse_math=False,
     )  # fmt: skip
     axes.set_title(f"Confusion matrix{absent}", loc="left", fontsize=12, fontweight="bold")

@@ -147,24 +147,22 @@ def series(history: Iterable[Mapping], key: str) -> tuple[list[int], list[float]
     return steps, [math.nan if value is None else float(value) for _, value in found]
 
 
-def validation_keys(history: Iterable[Mapping]) -> list[str]:
-    """The names of the scores in validations, in the order of their first line."""
-    names = (key for line in history if "table" not in line for key in line)
-    return [key for key in dict.fromkeys(names) if key not in NO_SCORES]
-
-
 def tables(history: Iterable[Mapping], name: str) -> dict[int, Mapping[str, Any]]:
     """The lines with the table `name` ("classes" or "confusion"), by their step."""
     return {line["step"]: line for line in history if line.get("table") == name}
 
 
-def kept_steps(history: Iterable[Mapping]) -> list[int]:
+def best_validation(history: Sequence[Mapping]) -> tuple[int, float] | None:
+    """Step and score of the best validation, the first of equals; None without a score."""
+    scores = zip(*series(history, SCORE), strict=True)
+    defined = [(step, score) for step, score in scores if not math.isnan(score)]
+    return max(defined, key=lambda pair: pair[1], default=None)
+
+
+def kept_steps(history: Sequence[Mapping]) -> list[int]:
     """The steps of the first, the best and the last validation, ascending, each once."""
-    steps, scores = series(history, SCORE)
-    if not steps:
-        return []
-    best = np.argmax(np.nan_to_num(scores, nan=-1.0))  # the first of equals, as checkpoints have it
-    return sorted({steps[0], steps[best], steps[-1]})
+    steps, best = series(history, SCORE)[0], best_validation(history)
+    return sorted({*steps[:1], *steps[-1:], *([best[0]] if best else [])})
 
 
 def replay(history: Iterable[Mapping], tracker: Tracker) -> None:
@@ -180,7 +178,7 @@ def replay(history: Iterable[Mapping], tracker: Tracker) -> None:
             tracker.table(line["table"], line["step"], line["rows"])
 
 
-class History:
+class History(Tracker):
     """The tracker that every run has: it writes the history, and the samples beside it.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from utils.runtime.console import shortened
 from utils.runtime.files import write_bytes
 from utils.utils import IGNORE_INDEX
 
@@ -107,11 +109,11 @@ def font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 def fitted(text: str, width: int) -> str:
     """The text; if it is wider than `width` pixels, without its middle."""
-    shown = text[: width + 1]  # a letter is at least one pixel wide
-    face, kept = font(), len(shown)
+    kept = min(len(text), width)  # a letter is at least one pixel wide
+    face, shown = font(), shortened(text, kept)
     while face.getlength(shown) > width and kept > 2:
         kept -= 1
-        shown = f"{text[: kept // 2]}..{text[len(text) - (kept - kept // 2) :]}"
+        shown = shortened(text, kept)
     return shown
 
 
@@ -122,16 +124,26 @@ def side_by_side(images: Sequence[np.ndarray], *, gap: int = 6) -> np.ndarray:
     return np.concatenate(parts[1:], axis=1)
 
 
-def save_image(path: Path, image: np.ndarray | Image.Image) -> None:
-    """Write an image, (H, W, 3) uint8 or Pillow's, atomically: as JPEG for .jpg, else as PNG."""
+def encoded(
+    image: np.ndarray | Image.Image, kind: str, *, quality: int = 92, optimize: bool = False
+) -> bytes:
+    """An image, (H, W, 3) or (H, W) uint8 or Pillow's, as a file of the kind "PNG" or "JPEG"."""
     if isinstance(image, np.ndarray):
         image = Image.fromarray(np.ascontiguousarray(image))
-    buffer = io.BytesIO()  # Pillow does not notice a full disk when it writes to a file itself
-    if path.suffix == ".jpg":
-        image.save(buffer, format="JPEG", quality=92)
-    else:
-        image.save(buffer, format="PNG")
-    write_bytes(path, buffer.getvalue())
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind, quality=quality, optimize=optimize)
+    return buffer.getvalue()
+
+
+def data_uri(image: np.ndarray, kind: str, *, quality: int) -> str:
+    """An image, (H, W, 3) or (H, W) uint8, as the address of an <img>."""
+    data = encoded(image, kind, quality=quality, optimize=True)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(data).decode()}"
+
+
+def save_image(path: Path, image: np.ndarray | Image.Image) -> None:
+    """Write an image, (H, W, 3) uint8 or Pillow's, atomically: as JPEG for .jpg, else as PNG."""
+    write_bytes(path, encoded(image, "JPEG" if path.suffix == ".jpg" else "PNG"))
 
 
 def mask(labels: np.ndarray, palette: np.ndarray) -> Image.Image:

@@ -9,6 +9,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from utils.runtime.console import shortened
+
 WIDTH = 80
 MAX_NAME = 24
 BOLD, DIM = "1", "2"
@@ -31,21 +33,17 @@ def class_table(rows: Sequence[Mapping[str, Any]]) -> str:
         name, *scores, pixels = row.values()
         if pixels:
             cells = ["-" if math.isnan(score) else f"{score:.4f}" for score in scores]
-            table.append([_cut(name), *cells, f"{pixels:,}"])
+            table.append([shortened(name, MAX_NAME), *cells, f"{pixels:,}"])
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = []
     for name, *cells in table:
         aligned = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
         lines.append("  ".join([name.ljust(widths[0]), *aligned]))
-    absent = [_cut(row["class"]) for row in rows if not row["pixels"]]
+    absent = [shortened(row["class"], MAX_NAME) for row in rows if not row["pixels"]]
     if absent:
         names = textwrap.shorten(", ".join(absent), WIDTH - 14, placeholder=" ...")
         lines.append(styled(f"{len(absent)} absent: {names}", DIM))
     return "\n".join(lines)
-
-
-def _cut(name: str) -> str:
-    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 2]}.."
 
 
 def summary(

@@ -13,9 +13,10 @@ import numpy as np
 
 from .history import NO_SCORES, SCORE
 from .samples import ValidatedSample, rows_of_interest, sample_row
+from .trackers import Tracker
 
 
-class TensorBoard:
+class TensorBoard(Tracker):
     """Writes scalars `train/...`, `val/...` and `val_iou/<class>`, samples, and the options.
 
     Args:
@@ -52,9 +53,6 @@ class TensorBoard:
 
     def _add(self, tag: str, value: float, step: int) -> None:
         self._writer.add_scalar(re.sub(r"[^\w./-]+", "_", tag), value, step)
-
-    def confusion(self, step: int, counts: np.ndarray, class_names: Sequence[str]) -> None:
-        """Nothing: confusion.png and report.html show it."""
 
     def samples(
         self,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol
 
 import numpy as np
 
@@ -17,8 +16,11 @@ from utils.runtime.console import say
 from .samples import ValidatedSample
 
 
-class Tracker(Protocol):
-    """What every tracker can do. After a validation come scalars, table, confusion, samples."""
+class Tracker:
+    """What a tracker is told; this one ignores it.
+
+    After a validation come scalars, table, confusion, and samples.
+    """
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Record named values of a step; docs/runs.md lists them. NaN is undefined."""
@@ -44,10 +46,11 @@ class Tracker(Protocol):
     def text(self, name: str, rows: Mapping[str, object]) -> None:
         """Show named values, such as the options."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """End what is open."""
 
 
-class Trackers:
+class Trackers(Tracker):
     """Several trackers as one. If one of them can't write something, only that is lost."""
 
     def __init__(self, *trackers: Tracker) -> None:

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from utils.runtime.files import write_bytes
-from utils.visualizer.history import SCORE, History, read, series, validation_keys
+from utils.visualizer.history import SCORE, History, read, series
 
 
 def reject(name: str) -> None:
@@ -177,7 +177,7 @@ def test_text_is_a_file_beside_the_history(path: Path) -> None:
     history.close()
 
 
-def test_series_and_validation_keys() -> None:
+def test_series() -> None:
     history = [
         {"step": 1, "loss": 2.0, "lr": 0.1, "images/s": 3.0, "data wait": 0.0},
         {"step": 2, "loss": None},
@@ -187,12 +187,6 @@ def test_series_and_validation_keys() -> None:
     steps, values = series(history, "loss")
     assert steps == [1, 2] and values[0] == 2.0 and math.isnan(values[1])
     assert series(history, "absent") == ([], [])
-    assert validation_keys(history) == ["Mean IoU", "Overall Acc"]
-
-
-def test_the_validation_loss_is_no_score_beside_the_others() -> None:
-    entries = [{"step": 1, "loss": 3.0}, {"step": 2, "Mean IoU": 0.5, "validation loss": 2.5}]
-    assert validation_keys(entries) == ["Mean IoU"]
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def test_absent_classes_share_a_line_and_long_names_are_cut() -> None:
     assert class_table(rows).splitlines() == [
         "class                        IoU    Dice  precision  recall  pixels",
         "road                      0.7500  0.5000     1.0000  0.7500   2,000",
-        "aaaaaaaaaaaaaaaaaaaaaa..       -  0.5000     1.0000       -       5",
+        "aaaaaaaaaaa..aaaaaaaaaaa       -  0.5000     1.0000       -       5",
         "2 absent: sky, car",
     ]
     many = class_table([row(f"class number {i}", 0.0, 0) for i in range(150)]).splitlines()

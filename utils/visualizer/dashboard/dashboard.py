@@ -22,9 +22,9 @@ from ..samples import ValidatedSample, rows_of_interest
 from ..trackers import Tracker
 from . import windows
 from .sender import DEFAULT_PORT, Message, Sender, url_of
-from .windows import SampleRows
+from .windows import Points, SampleRows
 
-MAX_POINTS = 2000  # of a curve; the server needs 10 ms for them
+MAX_POINTS = 2000  # sent of a curve; the server needs 10 ms for them
 ENV_FILE = "visdom_env.txt"  # in a run's folder: the environment in which it is shown
 
 
@@ -48,29 +48,10 @@ def env_of_run(folder: Path, *, given: str | None = None, start: str = "") -> st
     return env
 
 
-class Curve:
-    """Steps and values, at most 2,000 of them: of a longer curve, every second, fourth ..."""
-
-    def __init__(self) -> None:
-        self._kept: list[tuple[int, float]] = []
-        self._last: list[tuple[int, float]] = []
-        self._count, self._stride = 0, 1
-
-    def add(self, step: int, value: float) -> None:
-        """Add a point; it replaces the last one if that has the same step."""
-        if self._last and self._last[0][0] == step:
-            self._last = [(step, value)]
-            return
-        if (self._count - 1) % self._stride == 0:
-            self._kept += self._last
-        if len(self._kept) >= MAX_POINTS - 1:
-            self._kept, self._stride = self._kept[::2], 2 * self._stride
-        self._count += 1
-        self._last = [(step, value)]
-
-    def points(self) -> list[tuple[int, float]]:
-        """A copy of the points that are kept, and the last one."""
-        return self._kept + self._last
+def thinned(points: Points) -> Points:
+    """At most 2,000 points: the last one, and of those before it every second, third ..."""
+    stride = max(1, -(-len(points) // (MAX_POINTS - 1)))
+    return points[:-1:stride] + points[-1:]
 
 
 CURVES = (
@@ -90,7 +71,7 @@ VALUES = dict.fromkeys(
 FACTS = ("started", "host", "device", "processes", "commit", "num_train", "num_val")
 
 
-class Dashboard:
+class Dashboard(Tracker):
     """The tracker that shows a run on a Visdom server on this machine.
 
     Without a server it prints one note. A server that starts later, or again, gets everything.
@@ -113,7 +94,7 @@ class Dashboard:
         tell_past: Callable[[Tracker], None] = lambda dashboard: None,
     ) -> None:
         self.env, self.folder, self.port = clean_env(env), folder, port
-        self._curves = {key: Curve() for key in CURVES}
+        self._curves: dict[str, Points] = {key: [] for key in CURVES}
         self._values: dict[str, float] = {}  # the newest ones of the history, and "step"
         self._best: tuple[int, float] | None = None
         self._scores: dict[str, float] = {}  # IoU of each class
@@ -141,8 +122,8 @@ class Dashboard:
     def _job(self, title: str) -> Callable[[], Message]:
         """What makes the window: from copies, since it is called in the sender's thread."""
 
-        def points(key: str) -> list[tuple[int, float]]:
-            return self._curves[key].points()
+        def points(key: str) -> Points:
+            return thinned(self._curves[key])
 
         match title:
             case "Status":
@@ -163,7 +144,7 @@ class Dashboard:
         """Add a point to the curve of each value; NaN leaves a gap."""
         self._values |= {"wall time": self._wall_time(), **values, "step": step}
         for key in values.keys() & self._curves.keys():
-            self._curves[key].add(step, values[key])
+            self._curves[key].append((step, values[key]))
         if SCORE in values:
             score, self._state = values[SCORE], "training"
             if math.isfinite(score) and (self._best is None or score > self._best[1]):
@@ -212,9 +193,6 @@ class Dashboard:
         content, rows = (samples, class_names, palette), self._sample_rows
         self._jobs["Samples"] = partial(windows.samples, *content, step=step, rows=rows)
         self._show("Samples", saves=True)
-
-    def image(self, name: str, step: int, image: np.ndarray) -> None:
-        """Nothing: the picture is in the run's folder."""
 
     def text(self, name: str, rows: Mapping[str, Any]) -> None:
         """Show the options, if they are these."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import windows
-from .dashboard import Curve, clean_env
+from .dashboard import clean_env, thinned
 from .sender import DEFAULT_PORT, Message, Sender
 from .server import INSTALL
 
@@ -39,7 +39,7 @@ class Visualizer:
         self, port: str | int = DEFAULT_PORT, env: str = "main", id: str | None = None
     ) -> None:
         self.env, self.id = clean_env(env), id
-        self._curves: dict[str, Curve] = {}
+        self._curves: dict[str, windows.Points] = {}
         self._sender = Sender(int(port), self.env)
 
     def _name(self, name: str) -> str:
@@ -50,10 +50,10 @@ class Visualizer:
     ) -> None:
         """Add one point, or a list of points, to the curve `name`."""
         name = self._name(name)
-        curve = self._curves.setdefault(name, Curve())
+        curve = self._curves.setdefault(name, [])
         for step, value in zip(np.atleast_1d(x).tolist(), np.atleast_1d(y).tolist(), strict=True):
-            curve.add(step, value if math.isfinite(value) else math.nan)
-        steps, values = np.array(curve.points(), dtype=float).T
+            curve.append((step, value if math.isfinite(value) else math.nan))
+        steps, values = np.array(thinned(curve), dtype=float).T
         looks = {"title": name, "legend": [name], "showlegend": False, **(opts or {})}
         self._sender.put((self.env, name), partial(_message, "line", (values, steps), looks))
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
-import socket
 import threading
-import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from http.client import HTTPConnection, HTTPException
 from typing import Any
 from urllib.parse import quote
 
@@ -20,6 +17,7 @@ REQUEST_SECONDS = 2.0  # a server that needs longer for an answer counts as gone
 PAUSE_SECONDS = 1.0  # the pause between two rounds of sending
 PROBE_SECONDS = 5.0  # with nothing to send, how often to check that the server still has it all
 MAX_ANSWER = 2**16  # bytes; an answer is the name of a window or a short list
+NO_VISDOM = "what answers there is no Visdom server"
 
 Window = tuple[str, str]  # environment, name
 Message = dict[str, Any]  # a window as the server's endpoint `events` takes it
@@ -37,61 +35,45 @@ class Refused(Unreachable):
 class Connection:
     """A connection on which requests are sent, one after the other.
 
-    It is written out, since the HTTP clients at hand limit the wait for a piece of an answer, but
-    not that for all of it. A server that was restarted has closed it: so it shows a restart.
+    A server that was restarted has closed it: so it shows a restart.
     """
 
     def __init__(self, port: int) -> None:
+        self._http = HTTPConnection(HOST, port, timeout=REQUEST_SECONDS)
+        self._http.auto_open = 0
         try:
-            self._socket = socket.create_connection((HOST, port), REQUEST_SECONDS)
-        except ConnectionRefusedError as error:
-            raise Refused("nothing listens there") from error
+            self._http.connect()
         except OSError as error:
-            raise Unreachable(_reason(error)) from error
+            raise _failure(error) from error
 
     def post(self, endpoint: str, body: bytes) -> str:
-        """Send `body`; returns the answer, which must come in REQUEST_SECONDS."""
-        head = f"POST /{endpoint} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {len(body)}\r\n\r\n"
-        deadline = time.monotonic() + REQUEST_SECONDS
+        """Send `body`; returns the answer."""
         try:
-            self._socket.settimeout(REQUEST_SECONDS)
-            self._socket.sendall(head.encode() + body)
-            status, answer = self._receive(deadline)
-        except OSError as error:
-            raise Unreachable(_reason(error)) from error
-        if status >= 400:
-            login = "; does it require a login?" if status < 500 else ""
-            raise Unreachable(f"it answered with status {status}{login}")
-        return answer
-
-    def _receive(self, deadline: float) -> tuple[int, str]:
-        """Status and text of an answer."""
-        received, end = b"", MAX_ANSWER
-        while len(received) < end:
-            self._socket.settimeout(max(deadline - time.monotonic(), 1e-3))
-            piece = self._socket.recv(2**16)
-            if not piece:
-                raise ConnectionResetError
-            received += piece
-            head, found, _ = received.partition(b"\r\n\r\n")
-            size = re.search(rb"(?i)\r\ncontent-length: *(\d{1,9}) *(\r|$)", head)
-            if found and size:
-                end = min(end, len(head) + 4 + int(size[1]))
-            if time.monotonic() > deadline:
-                raise TimeoutError
-        status = re.match(rb"HTTP/1\.\d (\d{3}) ", received)
-        if status is None or end == MAX_ANSWER:
-            raise Unreachable("what answers there is no Visdom server")
-        return int(status[1]), received[len(head) + 4 :].decode(errors="replace")
+            self._http.request("POST", f"/{endpoint}", body)
+            with self._http.getresponse() as answer:
+                text = answer.read(MAX_ANSWER)
+        except (OSError, HTTPException) as error:
+            raise _failure(error) from error
+        if answer.status >= 400:
+            login = "; does it require a login?" if answer.status < 500 else ""
+            raise Unreachable(f"it answered with status {answer.status}{login}")
+        if len(text) == MAX_ANSWER:
+            raise Unreachable(NO_VISDOM)
+        return text.decode(errors="replace")
 
     def close(self) -> None:
-        self._socket.close()
+        self._http.close()
 
 
-def _reason(error: OSError) -> str:
-    if isinstance(error, TimeoutError):
-        return f"it did not answer within {REQUEST_SECONDS:g} s"
-    return "it closed the connection"
+def _failure(error: Exception) -> Unreachable:
+    match error:
+        case ConnectionRefusedError():
+            return Refused("nothing listens there")
+        case TimeoutError():
+            return Unreachable(f"it did not answer within {REQUEST_SECONDS:g} s")
+        case OSError():
+            return Unreachable("it closed the connection")
+    return Unreachable(NO_VISDOM)
 
 
 def url_of(port: int, env: str) -> str:
@@ -188,8 +170,7 @@ class Sender:
 
     def _disconnect(self) -> None:
         if self._connection is not None:
-            with suppress(OSError):
-                self._connection.close()
+            self._connection.close()
         self._connection = None
         self._all_pending()
         self._wake.set()

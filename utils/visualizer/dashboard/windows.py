@@ -7,9 +7,7 @@ three columns. templates/ has the pages of those that hold text.
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,20 +17,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
+from utils.runtime.console import shortened
 from utils.utils import IGNORE_INDEX
 
-from ..colors import BEST, HEAT, REST, TRAIN, VALIDATION
-from ..figures import smooth
-from ..pictures import error_map, overlay
-from ..samples import ValidatedSample, rows_of_interest
+from ..colors import BEST, HEAT, REST, TRAIN, VALIDATION, hex_color
+from ..figures import needs_log, smooth
+from ..pictures import data_uri
+from ..samples import ValidatedSample, panels, rows_of_interest
 from .sender import Message
 
 if TYPE_CHECKING:  # only a dashboard needs it
     from jinja2 import Template
 
-Points = Sequence[tuple[int, float]]  # step and value
+Points = list[tuple[int, float]]  # step and value
 
 FOLDER = Path(__file__).parent
 LAYOUTS: dict[str, Any] = json.loads((FOLDER / "layouts.json").read_text(encoding="utf-8"))
@@ -51,7 +49,7 @@ def short_names(names: Iterable[str]) -> list[str]:
     """Escaped names of at most 24 characters; two names stay two, also when both are cut."""
     shown: list[str] = []
     for name in names:
-        text = escaped(name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…")
+        text = escaped(shortened(name, LONGEST_NAME))
         while text in shown:
             text += "\u200b"  # a space without width
         shown.append(text)
@@ -91,8 +89,8 @@ def line(
 
 
 def smoothed(points: Points) -> Points:
-    """The points with values smoothed over a thirtieth of them, and at least five."""
-    values = smooth([value for _, value in points], span=max(5, len(points) / 30))
+    """The points with their values smoothed."""
+    values = smooth([value for _, value in points])
     return list(zip([step for step, _ in points], values.tolist(), strict=True))
 
 
@@ -107,9 +105,7 @@ def loss(train: Points, validation: Points) -> Message:
         ],
         note="" if train or validation else "no values yet",
     )
-    finite = [value for _, value in [*train, *validation] if math.isfinite(value)]
-    # A linear axis would show little but an early spike.
-    if finite and min(finite) > 0 and max(finite) > 50 * min(finite):
+    if needs_log(value for _, value in [*train, *validation]):
         window["layout"]["yaxis"]["type"] = "log"
     return window
 
@@ -264,7 +260,7 @@ def samples(
     values = {
         "step": step,
         "legend": legend,
-        "rows": [(s, [_jpeg(panel) for panel in _panels(s, palette)]) for s in shown],
+        "rows": [(s, _sources(s, palette)) for s in shown],
         "height": rows.height,
         "width": PANEL_WIDTH,
         "worst": min(scores, default=None),
@@ -277,23 +273,7 @@ def samples(
     return window
 
 
-def _panels(sample: ValidatedSample, palette: np.ndarray) -> list[np.ndarray]:
-    small = sample.scaled(PANEL_WIDTH)
-    return [
-        small.image,
-        overlay(small.image, small.target, palette, alpha=0.6),
-        overlay(small.image, small.prediction, palette, alpha=0.6),
-        error_map(small.image, small.target, small.prediction),
-    ]
-
-
-def _jpeg(picture: np.ndarray) -> str:
-    """A picture, (H, W, 3) uint8, as the address of an <img>."""
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(picture)).save(buffer, format="JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def hex_color(color: np.ndarray) -> str:
-    """A palette's color as "#rrggbb"."""
-    return "#" + "".join(f"{value:02x}" for value in color.tolist())
+def _sources(sample: ValidatedSample, palette: np.ndarray) -> list[tuple[str, str]]:
+    """Title and address of each panel of a row."""
+    small = panels(sample.scaled(PANEL_WIDTH), palette)
+    return [(title, data_uri(panel, "JPEG", quality=85)) for title, panel in small]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from ..colors import hex_color
 from ..figures import smooth
-from ..history import SCORE, kept_steps, series, tables
+from ..history import SCORE, best_validation, kept_steps, series, tables
+from ..pictures import data_uri
 from ..record import Record
 from ..samples import ValidatedSample, worst_first
 from .words import score_text
@@ -31,13 +30,7 @@ class Pictures:
 
     def add(self, pixels: np.ndarray) -> int:
         """Add an image (H, W, 3) as JPEG or class ids (H, W) as PNG; returns its place."""
-        buffer, kind = io.BytesIO(), "jpeg" if pixels.ndim == 3 else "png"
-        picture = Image.fromarray(pixels)
-        if kind == "jpeg":
-            picture.save(buffer, format="JPEG", quality=self.quality)
-        else:
-            picture.save(buffer, format="PNG", optimize=True)
-        uri = f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        uri = data_uri(pixels, "JPEG" if pixels.ndim == 3 else "PNG", quality=self.quality)
         return self.uris.setdefault(uri, len(self.uris))
 
 
@@ -56,13 +49,13 @@ def curves(record: Record, *, name: str, color: str) -> dict[str, Any]:
     """The curves of a run."""
     steps, losses = series(record.history, "loss")
     score_steps, scores = series(record.history, SCORE)
-    best = best_validation(record)
+    best = best_validation(record.history)
     return {
         "name": name,
         "color": color,
         "last": last_step(record),
         "loss": _curve(steps, losses),
-        "smooth": _curve(steps, smooth(losses, span=max(5, len(losses) / 30)).tolist()),
+        "smooth": _curve(steps, smooth(losses).tolist()),
         "validation_loss": _curve(*series(record.history, "validation loss")),
         "miou": _curve(score_steps, scores),
         "accuracy": _curve(*series(record.history, "Overall Acc")),
@@ -73,18 +66,6 @@ def curves(record: Record, *, name: str, color: str) -> dict[str, Any]:
 def last_step(record: Record) -> int:
     """The last step in the history."""
     return max(line["step"] for line in record.history)
-
-
-def best_validation(record: Record) -> tuple[int, float] | None:
-    """Step and score of the best validation, if there is one with a score."""
-    scores = zip(*series(record.history, SCORE), strict=True)
-    defined = [(step, score) for step, score in scores if not math.isnan(score)]
-    return max(defined, key=lambda pair: pair[1], default=None)
-
-
-def hex_color(color: np.ndarray) -> str:
-    """Red, green and blue, 0..255, as "#rrggbb"."""
-    return "#" + bytes(color.tolist()).hex()
 
 
 def classes(record: Record) -> list[dict[str, Any]]:
@@ -100,7 +81,7 @@ def validations(record: Record, pictures: Pictures) -> list[dict[str, Any]]:
     tables_by_step = tables(record.history, "classes")
     steps, scores = series(record.history, SCORE)
     score_of, order, found = dict(zip(steps, scores, strict=True)), list(tables_by_step), []
-    best = best_validation(record)
+    best = best_validation(record.history)
     for step in kept_steps(record.history):
         if step not in tables_by_step:
             continue
@@ -166,10 +147,9 @@ def _confusion(record: Record, step: int) -> dict[str, Any]:
 
 
 def _sample(sample: ValidatedSample, pictures: Pictures) -> dict[str, Any]:
-    wrong = "" if math.isnan(sample.wrong) else f", {100 * sample.wrong:.1f} % wrong"
     return {
         "name": sample.name,
-        "note": f"mIoU {score_text(sample.miou)}{wrong}",
+        "note": sample.verdict,
         "image": pictures.add(sample.image),
         "target": pictures.add(sample.target),
         "prediction": pictures.add(sample.prediction),

@@ -14,7 +14,7 @@ from utils.runtime.console import size_text
 from utils.runtime.files import write_bytes
 
 from ..colors import RUNS
-from ..history import SCORE, series
+from ..history import SCORE, best_validation, series
 from ..record import Record
 from . import data
 from .words import command_text, score_text, time_text, value_text
@@ -122,7 +122,7 @@ def _about(record: Record) -> list[str]:
 
 def _tiles(record: Record) -> list[dict[str, str]]:
     """The numbers that one looks at first."""
-    best, scores = data.best_validation(record), series(record.history, SCORE)[1]
+    best, scores = best_validation(record.history), series(record.history, SCORE)[1]
     known = {name: iou for name, iou in data.last_iou(record).items() if iou is not None}
     worst = min(known, key=lambda name: known[name], default=None)
     change = f"{scores[-1] - scores[-2]:+.3f} this time" if len(scores) > 1 else ""

@@ -8,4 +8,4 @@ from .selection import (
     rows_of_interest,
     worst_first,
 )
-from .sheets import batch_sheet, sample_row, stacked
+from .sheets import batch_sheet, panels, sample_row, stacked

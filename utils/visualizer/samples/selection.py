@@ -28,6 +28,13 @@ class ValidatedSample:
     scale: float = 1.0  # of this picture, against the image's own size
     is_fixed: bool = True  # shown after every validation, unlike the worst and the best image
 
+    @property
+    def verdict(self) -> str:
+        """Its numbers in words."""
+        if math.isnan(self.miou):
+            return "no labels"
+        return f"mIoU {self.miou:.3f}, {100 * self.wrong:.1f} % wrong"
+
     def scaled(self, max_width: int = MAX_WIDTH) -> ValidatedSample:
         """This sample at most `max_width` wide; labels are scaled by nearest neighbor."""
         height, width = self.target.shape

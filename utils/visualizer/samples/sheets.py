@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,22 +14,21 @@ GAP = 8
 MIN_WIDTH = 260  # pixels of a panel; smaller ones are enlarged, so that their headings fit
 
 
-def sample_row(sample: ValidatedSample, palette: np.ndarray, *, alpha: float = ALPHA) -> np.ndarray:
-    """Image, target, prediction and error side by side under their headings: (H, W, 3) uint8."""
-    score = "no labels" if math.isnan(sample.miou) else f"mIoU {sample.miou:.3f}"
-    wrong = "" if math.isnan(sample.wrong) else f", {100 * sample.wrong:.1f} % wrong"
-    image, target, prediction = (
-        enlarged(plane) for plane in (sample.image, sample.target, sample.prediction)
-    )
-    panels = {
-        sample.name: image,
-        "target": overlay(image, target, palette, alpha=alpha),
-        "prediction": overlay(image, prediction, palette, alpha=alpha),
-        f"error: {score}{wrong}": error_map(image, target, prediction),
-    }
-    columns = [
-        np.concatenate([text_line(title, panel.shape[1]), panel]) for title, panel in panels.items()
+def panels(sample: ValidatedSample, palette: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """Image, target, prediction and error, (H, W, 3) uint8, each with its heading."""
+    image, target, prediction = sample.image, sample.target, sample.prediction
+    return [
+        (sample.name, image),
+        ("target", overlay(image, target, palette, alpha=ALPHA)),
+        ("prediction", overlay(image, prediction, palette, alpha=ALPHA)),
+        (f"error: {sample.verdict}", error_map(image, target, prediction)),
     ]
+
+
+def sample_row(sample: ValidatedSample, palette: np.ndarray) -> np.ndarray:
+    """The panels of a sample side by side under their headings: (H, W, 3) uint8."""
+    wide = [(title, enlarged(panel)) for title, panel in panels(sample, palette)]
+    columns = [np.concatenate([text_line(title, p.shape[1]), p]) for title, p in wide]
     return side_by_side(columns, gap=GAP)
 
 

@@ -102,11 +102,6 @@ def test_short_training_in_a_browser(
     assert max(place[2] for place in places.values()) <= 1600
     assert browser.problems() == []
 
-    page_server.stop()
-    page_server.start()  # the run is over
-    assert look(browser, page_server, env) == windows
-    assert browser.problems() == []
-
 
 @pytest.mark.slow
 def test_names_of_classes_files_and_folders_are_shown_as_they_are(

@@ -136,12 +136,14 @@ def test_the_opacity_slider_mixes_labels_into_the_image(page: Browser) -> None:
     assert pixel(page, 0, 10, 70) == pytest.approx([100] * 3, abs=3)  # ignored
 
 
+@pytest.mark.slow
 def test_the_error_panel(page: Browser) -> None:
     assert pixel(page, 2, 90, 10) == [213, 94, 0]
     assert pixel(page, 2, 10, 70) == [255, 255, 255]
     assert pixel(page, 2, 10, 10) == pytest.approx([185] * 3, abs=3)
 
 
+@pytest.mark.slow
 def test_a_click_on_a_class_hides_it(page: Browser) -> None:
     slide(page, "#opacity", 100)
     chips = page.driver.find_elements("css selector", "#legend .chip")
@@ -155,6 +157,7 @@ def test_a_click_on_a_class_hides_it(page: Browser) -> None:
     assert pixel(page, 0, 90, 10) == pytest.approx([100] * 3, abs=3)
 
 
+@pytest.mark.slow
 def test_a_hover_says_what_is_there(page: Browser) -> None:
     assert move(page, "canvas", 0.75, 0.2, number=4) == f"target {NAMES[1]}, predicted road"
     assert move(page, "canvas", 0.25, 0.2, number=3) == "road, found"
@@ -164,6 +167,7 @@ def test_a_hover_says_what_is_there(page: Browser) -> None:
     assert "mean IoU 0.750" in move(page, "#miou", 0.67, 0.5)
 
 
+@pytest.mark.slow
 def test_a_hover_over_the_confusion(page: Browser) -> None:
     said = set()
     for x in np.linspace(0.3, 0.99, 8):
@@ -174,6 +178,7 @@ def test_a_hover_over_the_confusion(page: Browser) -> None:
     assert not any("never seen" in text for text in said)
 
 
+@pytest.mark.slow
 def test_a_click_on_a_column_sorts_by_it(page: Browser) -> None:
     assert column(page, 1) == ["0.750", "0.500", "0.250"]
     heads = "#classes th"
@@ -185,6 +190,7 @@ def test_a_click_on_a_column_sorts_by_it(page: Browser) -> None:
     assert column(page, 0) == sorted(NAMES[:3], key=lambda name: name.strip("<"))
 
 
+@pytest.mark.slow
 def test_dark_where_the_reader_prefers_it(page: Browser) -> None:
     def background(scheme: str) -> str:
         feature = {"name": "prefers-color-scheme", "value": scheme}
