@@ -18,7 +18,7 @@ from metrics import StreamSegMetrics
 from utils.prediction.pipeline import Work
 from utils.prediction.sources import Job
 from utils.runtime.console import say
-from utils.visualizer.scores import class_table
+from utils.visualizer.terminal import class_table
 
 CITYSCAPES_IDS = "_labelIds"  # how the names of its files with the original ids end
 

@@ -5,8 +5,7 @@ from .history import SCORE, History
 from .record import Record
 from .report import save_report
 from .samples import SampleSelection, ValidatedSample, batch_sheet, image_scores
-from .scores import class_table, summary
 from .tensorboard import TensorBoard
-from .terminal import Progress, plain_warnings
+from .terminal import Progress, class_table, plain_warnings, summary
 from .trackers import Tracker, Trackers, tolerate_write_errors
 from .views import save_views

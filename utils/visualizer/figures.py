@@ -170,6 +170,16 @@ def _finish(axes: Axes, title: str) -> None:
         )  # fmt: skip
 
 
+def occurring(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows and columns of a confusion, (C, C), for classes that occur; percent of these rows.
+
+    A row needs ground truth, a column that or predictions.
+    """
+    totals = counts.sum(axis=1)
+    rows, columns = np.flatnonzero(totals), np.flatnonzero((totals > 0) | (counts.sum(axis=0) > 0))
+    return rows, columns, 100 * counts[np.ix_(rows, columns)] / totals[rows, None]
+
+
 def save_confusion(
     counts: np.ndarray, class_names: Sequence[str], path: str | Path, *, title: str = ""
 ) -> None:
@@ -188,9 +198,7 @@ def save_confusion(
         raise ValueError(
             f"confusion counts are {counts.shape}; for {k} class names they must be ({k}, {k})"
         )
-    totals = counts.sum(axis=1)
-    rows, columns = np.flatnonzero(totals), np.flatnonzero((totals > 0) | (counts.sum(axis=0) > 0))
-    percent = 100 * counts[np.ix_(rows, columns)] / totals[rows, None]
+    rows, columns, percent = occurring(counts)
     names = [shortened(name, 24) for name in class_names]
 
     cell = 0.62 if len(columns) <= 12 else 0.42  # inches

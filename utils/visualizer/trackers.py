@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partialmethod
 
 import numpy as np
 
@@ -56,37 +57,14 @@ class Trackers(Tracker):
     def __init__(self, *trackers: Tracker) -> None:
         self.trackers = trackers
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        self._tell("scalars", step, values)
-
-    def table(self, name: str, step: int, rows: Sequence[Mapping[str, object]]) -> None:
-        self._tell("table", name, step, rows)
-
-    def confusion(self, step: int, counts: np.ndarray, class_names: Sequence[str]) -> None:
-        self._tell("confusion", step, counts, class_names)
-
-    def samples(
-        self,
-        step: int,
-        samples: Sequence[ValidatedSample],
-        class_names: Sequence[str],
-        palette: np.ndarray,
-    ) -> None:
-        self._tell("samples", step, samples, class_names, palette)
-
-    def image(self, name: str, step: int, image: np.ndarray) -> None:
-        self._tell("image", name, step, image)
-
-    def text(self, name: str, rows: Mapping[str, object]) -> None:
-        self._tell("text", name, rows)
-
-    def close(self) -> None:
-        self._tell("close")
-
     def _tell(self, what: str, *values: object) -> None:
         for tracker in self.trackers:
             with tolerate_write_errors():
                 getattr(tracker, what)(*values)
+
+
+for _name in ("scalars", "table", "confusion", "samples", "image", "text", "close"):
+    setattr(Trackers, _name, partialmethod(Trackers._tell, _name))
 
 
 @contextmanager

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from . import csv_files, figures
-from .history import tables
+from utils.runtime.files import write_bytes
+
+from . import figures
+from .history import SCORE, tables
 from .record import Record
 from .report import save_report
 
@@ -19,7 +25,7 @@ def save_views(folder: Path) -> None:
     """
     record = Record.read(folder)
     figures.save_curves(record.history, folder / "curves.png", title=record.title)
-    csv_files.save_history_csv(record.history, folder / "history.csv")
+    save_history_csv(record.history, folder / "history.csv")
     if confusions := tables(record.history, "confusion"):
         line = confusions[max(confusions)]
         figures.save_confusion(
@@ -28,5 +34,39 @@ def save_views(folder: Path) -> None:
             folder / "confusion.png",
             title=f"{record.title}, step {line['step']:,}",
         )
-        csv_files.save_confusion_csv(record.history, folder / "confusion.csv")
+        save_confusion_csv(record.history, folder / "confusion.csv")
     save_report(folder)
+
+
+def save_history_csv(history: Sequence[Mapping], path: Path) -> None:
+    """Write a row for each validation: its scores, the IoU of each class, its training values.
+
+    A column has the name of its field in history.jsonl, in lower case and with underscores.
+    """
+    rows: dict[int, dict[str, object]] = {}
+    validated = {line["step"] for line in history if SCORE in line}
+    classes = tables(history, "classes")
+    for line in history:
+        if line["step"] in validated and "table" not in line:
+            rows.setdefault(line["step"], {}).update(line)
+    for step, row in rows.items():
+        found = classes[step]["rows"] if step in classes else []
+        row.update({f"IoU {item.get('class')}": item.get("IoU") for item in found})
+    columns = list(dict.fromkeys(name for row in rows.values() for name in row)) or ["step"]
+    names = [re.sub(r"\W+", "_", name.lower()).strip("_") for name in columns]
+    _write(path, [names, *([row.get(name) for name in columns] for row in rows.values())])
+
+
+def save_confusion_csv(history: Sequence[Mapping], path: Path) -> None:
+    """Write the pixels of the last validation: a row for each true class, a column a prediction."""
+    confusions = tables(history, "confusion")
+    line = confusions[max(confusions)]
+    names = line["class_names"]
+    rows = [[name, *counts] for name, counts in zip(names, line["rows"], strict=True)]
+    _write(path, [["ground truth", *names], *rows])
+
+
+def _write(path: Path, rows: Iterable[Sequence[object]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_bytes(path, text.getvalue().encode("utf-8", "backslashreplace"))

@@ -54,16 +54,13 @@ def thinned(points: Points) -> Points:
     return points[:-1:stride] + points[-1:]
 
 
-CURVES = (
-    "loss",
-    "validation loss",
-    SCORE,
-    "Overall Acc",
-    "lr",
-    "lr backbone",
-    "images/s",
-    "data wait",
-)
+# Each window of curves: what makes it, and the values of the history that it shows.
+PLOTS: dict[str, tuple[Callable[..., Message], tuple[str, ...]]] = {
+    "Loss": (windows.loss, ("loss", "validation loss")),
+    "Validation": (windows.validation, (SCORE, "Overall Acc")),
+    "Learning rate": (windows.learning_rate, ("lr", "lr backbone")),
+    "Speed": (windows.speed, ("images/s", "data wait")),
+}
 # What the status shows of the newest values; None until there are some.
 VALUES = dict.fromkeys(
     ("epoch", "time left", "wall time", "validation loss", "images/s", "data wait"), None
@@ -94,7 +91,7 @@ class Dashboard(Tracker):
         tell_past: Callable[[Tracker], None] = lambda dashboard: None,
     ) -> None:
         self.env, self.folder, self.port = clean_env(env), folder, port
-        self._curves: dict[str, Points] = {key: [] for key in CURVES}
+        self._curves: dict[str, Points] = {key: [] for _, keys in PLOTS.values() for key in keys}
         self._values: dict[str, float] = {}  # the newest ones of the history, and "step"
         self._best: tuple[int, float] | None = None
         self._scores: dict[str, float] = {}  # IoU of each class
@@ -122,22 +119,14 @@ class Dashboard(Tracker):
     def _job(self, title: str) -> Callable[[], Message]:
         """What makes the window: from copies, since it is called in the sender's thread."""
 
-        def points(key: str) -> Points:
-            return thinned(self._curves[key])
-
-        match title:
-            case "Status":
-                return partial(windows.status, self._status(), points("loss"))
-            case "Loss":
-                return partial(windows.loss, points("loss"), points("validation loss"))
-            case "Validation":
-                return partial(windows.validation, points(SCORE), points("Overall Acc"), self._best)
-            case "Learning rate":
-                return partial(windows.learning_rate, points("lr"), points("lr backbone"))
-            case "Speed":
-                return partial(windows.speed, points("images/s"), points("data wait"))
-            case "Options":
-                return partial(windows.page, title, self._option_tables())
+        if title in PLOTS:
+            make, keys = PLOTS[title]
+            best = {"best": self._best} if title == "Validation" else {}
+            return partial(make, *(thinned(self._curves[key]) for key in keys), **best)
+        if title == "Status":
+            return partial(windows.status, self._status(), thinned(self._curves["loss"]))
+        if title == "Options":
+            return partial(windows.page, title, self._option_tables())
         return self._jobs[title]
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:

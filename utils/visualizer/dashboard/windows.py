@@ -22,7 +22,7 @@ from utils.runtime.console import shortened
 from utils.utils import IGNORE_INDEX
 
 from ..colors import BEST, HEAT, REST, TRAIN, VALIDATION, hex_color
-from ..figures import needs_log, smooth
+from ..figures import needs_log, occurring, smooth
 from ..pictures import data_uri
 from ..samples import ValidatedSample, panels, rows_of_interest
 from .sender import Message
@@ -46,14 +46,8 @@ def escaped(text: str) -> str:
 
 
 def short_names(names: Iterable[str]) -> list[str]:
-    """Escaped names of at most 24 characters; two names stay two, also when both are cut."""
-    shown: list[str] = []
-    for name in names:
-        text = escaped(shortened(name, LONGEST_NAME))
-        while text in shown:
-            text += "\u200b"  # a space without width
-        shown.append(text)
-    return shown
+    """Escaped names of at most 24 characters."""
+    return [escaped(shortened(name, LONGEST_NAME)) for name in names]
 
 
 def plot(
@@ -110,7 +104,7 @@ def loss(train: Points, validation: Points) -> Message:
     return window
 
 
-def validation(miou: Points, accuracy: Points, best: tuple[int, float] | None) -> Message:
+def validation(miou: Points, accuracy: Points, *, best: tuple[int, float] | None) -> Message:
     """Mean IoU with its best marked, and pixel accuracy."""
     star = line("best", [] if best is None else [best], BEST) | {
         "mode": "markers+text",
@@ -163,33 +157,31 @@ def _change(difference: float) -> str:
 
 
 def confusion(step: int, counts: np.ndarray, class_names: Sequence[str]) -> Message:
-    """Percent of each class's pixels by prediction; row 0 on top, only classes that occur."""
-    occurs = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))
-    counts, names = counts[np.ix_(occurs, occurs)], short_names(class_names[int(i)] for i in occurs)
-    percent = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    """Percent of each class's pixels by prediction; row 0 on top, only what occurs."""
+    rows, columns, percent = occurring(counts)
     heat = {
         "type": "heatmap",
         "name": "confusion",
-        "x": names,
-        "y": names,
+        "x": short_names(class_names[i] for i in columns),
+        "y": short_names(class_names[i] for i in rows),
         "z": percent.round(2).tolist(),
         "zmin": 0,
         "zmax": 100,
         "colorscale": [[i / (len(HEAT) - 1), color] for i, color in enumerate(HEAT)],
         "colorbar": {"ticksuffix": " %", "thickness": 10, "outlinewidth": 0},
-        "customdata": counts.tolist(),
+        "customdata": counts[np.ix_(rows, columns)].tolist(),
         "hovertemplate": "%{y}, predicted as %{x}: %{z:.1f} % (%{customdata:,} pixels)"
         "<extra></extra>",
         "xgap": 1,
         "ygap": 1,
     }
-    if len(names) <= LONGEST_NAME:  # else the numbers have no room
+    if len(columns) <= 24:  # else the numbers have no room
         heat["text"] = [
             [f"{value:.0f}" if value >= 0.5 else "" for value in row] for row in percent
         ]
         heat["texttemplate"] = "%{text}"
-    heading = f"Confusion at step {step:,}, in % of the true class's pixels" if names else ""
-    note = "" if names else "after the first validation"
+    heading = f"Confusion at step {step:,}, in % of the true class's pixels" if len(rows) else ""
+    note = "" if len(rows) else "after the first validation"
     return plot("Confusion", [heat], heading=heading, note=note)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..colors import hex_color
-from ..figures import smooth
+from ..figures import occurring, smooth
 from ..history import SCORE, best_validation, kept_steps, series, tables
 from ..pictures import data_uri
 from ..record import Record
@@ -139,11 +139,8 @@ def _confusion(record: Record, step: int) -> dict[str, Any]:
     if line is None:
         return {"counts": [], "rows": [], "columns": []}
     counts = np.array(line["rows"], np.int64)
-    truth = counts.sum(axis=1)
-    shares = counts / np.maximum(truth, 1)[:, None]
-    seen = (truth > 0) | (shares.max(axis=0) >= 0.005)  # absent classes are left out
-    rows, columns = np.flatnonzero(truth > 0).tolist(), np.flatnonzero(seen).tolist()
-    return {"counts": counts.tolist(), "rows": rows, "columns": columns}
+    rows, columns, _ = occurring(counts)
+    return {"counts": counts.tolist(), "rows": rows.tolist(), "columns": columns.tolist()}
 
 
 def _sample(sample: ValidatedSample, pictures: Pictures) -> dict[str, Any]:

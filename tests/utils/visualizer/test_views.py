@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 
 from utils.visualizer import SCORE
-from utils.visualizer.csv_files import save_confusion_csv, save_history_csv
+from utils.visualizer.views import save_confusion_csv, save_history_csv
 
 HISTORY = [
     {"step": 5, "loss": 3.0, "lr backbone": 0.1, "images/s": 7.0},
