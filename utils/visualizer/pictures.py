@@ -70,11 +70,10 @@ def error_map(image: np.ndarray, target: np.ndarray, prediction: np.ndarray) -> 
     return pale
 
 
-def text_line(text: str, width: int, *, gray: bool = False) -> np.ndarray:
+def text_line(text: str, width: int) -> np.ndarray:
     """A line of text on white, (24, width, 3) uint8; what does not fit loses its middle."""
     line = Image.new("RGB", (width, LINE), "white")
-    color = GRAY if gray else (0, 0, 0)
-    ImageDraw.Draw(line).text((0, 3), fitted(text, width), fill=color, font=font())
+    ImageDraw.Draw(line).text((0, 3), fitted(text, width), fill="black", font=font())
     return np.asarray(line)
 
 

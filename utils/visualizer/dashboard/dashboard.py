@@ -232,14 +232,12 @@ class Dashboard(Tracker):
         """What differs from the defaults, where the run takes place, and all options."""
         rows = {key: value for key, value in self._options.items() if key not in ("run", "command")}
         facts = self._options.get("run", {})
-        versions = ", ".join(
-            f"{name} {number}" for name, number in facts.get("versions", {}).items()
-        )
         place = {"command": self._options.get("command", ""), "folder": self.folder}
         place |= {key: facts[key] for key in FACTS if facts.get(key) is not None}
+        place |= facts.get("versions", {})
         return {
             "changed": {key: rows[key] for key in facts.get("changed_options", ()) if key in rows},
-            "facts": place | ({"versions": versions} if versions else {}),
+            "facts": place,
             "all": rows,
             "resume": facts.get("resume_command", ""),
         }

@@ -17,6 +17,17 @@ LOSS = ("main", "Loss")
 Answer = Callable[[socket.socket, bytes], None]
 
 
+def receive(client: socket.socket) -> bytes:
+    """A whole request; empty at the end of the connection."""
+    request = b""
+    while piece := client.recv(2**20):
+        request += piece
+        head, end, body = request.partition(b"\r\n\r\n")
+        if end and len(body) == int(head.lower().partition(b"content-length:")[2].split()[0]):
+            return request
+    return b""
+
+
 @contextmanager
 def fake_server(answer: Answer) -> Iterator[int]:
     """The port of a server that reads a request and lets `answer` do the rest, again and again."""
@@ -24,7 +35,7 @@ def fake_server(answer: Answer) -> Iterator[int]:
 
     def talk(client: socket.socket) -> None:
         with client, suppress(OSError):
-            while request := client.recv(2**20):
+            while request := receive(client):
                 answer(client, request)
 
     def run() -> None:
