@@ -17,6 +17,8 @@ from .history import SCORE, tables
 from .record import Record
 from .report import save_report
 
+NAMES = {SCORE: "miou", "Mean IoU": "miou_of_predecessor"}  # columns with names of their own
+
 
 def save_views(folder: Path) -> None:
     """Write pictures, tables and report.html into a run's folder.
@@ -41,7 +43,8 @@ def save_views(folder: Path) -> None:
 def save_history_csv(history: Sequence[Mapping], path: Path) -> None:
     """Write a row for each validation: its scores, the IoU of each class, its training values.
 
-    A column has the name of its field in history.jsonl, in lower case and with underscores.
+    A column has the name of its field in history.jsonl, in lower case and with underscores, but
+    the score that ranks the runs is `miou`. Of equal names, later ones get a number.
     """
     rows: dict[int, dict[str, object]] = {}
     validated = {line["step"] for line in history if SCORE in line}
@@ -53,7 +56,11 @@ def save_history_csv(history: Sequence[Mapping], path: Path) -> None:
         found = classes[step]["rows"] if step in classes else []
         row.update({f"IoU {item.get('class')}": item.get("IoU") for item in found})
     columns = list(dict.fromkeys(name for row in rows.values() for name in row)) or ["step"]
-    names = [re.sub(r"\W+", "_", name.lower()).strip("_") for name in columns]
+    names: list[str] = []
+    for column in columns:
+        name = NAMES.get(column) or re.sub(r"\W+", "_", column.lower()).strip("_")
+        others = (f"{name}_{number}" for number in range(2, len(columns) + 2))
+        names.append(next(new for new in (name, *others) if new not in names))
     _write(path, [names, *([row.get(name) for name in columns] for row in rows.values())])
 
 

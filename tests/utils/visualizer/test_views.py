@@ -11,7 +11,7 @@ from utils.visualizer.views import save_confusion_csv, save_history_csv
 HISTORY = [
     {"step": 5, "loss": 3.0, "lr backbone": 0.1, "images/s": 7.0},
     {"step": 10, "wall time": 4.5, "loss": 2.0, "lr backbone": 0.05, "images/s": 8.0},
-    {"step": 10, "wall time": 9.5, SCORE: 0.25, "validation loss": 1.5},
+    {"step": 10, "wall time": 9.5, SCORE: 0.25, "Mean IoU": 0.125, "validation loss": 1.5},
     {"step": 10, "table": "classes", "rows": [{"class": "road, wet", "IoU": 0.25}]},
     {
         "step": 10,
@@ -46,11 +46,23 @@ def test_a_row_for_each_validation(tmp_path: Path) -> None:
         "loss": "2.0",
         "lr_backbone": "0.05",
         "images_s": "8.0",
-        "mean_iou_classes_in_ground_truth": "0.25",
+        "miou": "0.25",
+        "miou_of_predecessor": "0.125",
         "validation_loss": "1.5",
         "iou_road_wet": "0.25",
     }
     assert (two["step"], two["loss"], two["iou_road_wet"]) == ("20", "1.0", "")
+
+
+def test_names_of_columns_are_unique(tmp_path: Path) -> None:
+    names = ["a b", "a-b", "a b 2", "A_B"]
+    rows = [{"class": name, "IoU": number} for number, name in enumerate(names)]
+    save_history_csv(
+        [{"step": 1, SCORE: 0.5}, {"step": 1, "table": "classes", "rows": rows}], tmp_path / "h.csv"
+    )
+    head, values = read(tmp_path / "h.csv")
+    assert head == ["step", "miou", "iou_a_b", "iou_a_b_2", "iou_a_b_2_2", "iou_a_b_3"]
+    assert values == ["1", "0.5", "0", "1", "2", "3"]
 
 
 def test_the_confusion_of_the_last_validation(tmp_path: Path) -> None:
