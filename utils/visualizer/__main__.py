@@ -16,6 +16,7 @@ from pathlib import Path
 from utils.runtime.console import say
 
 from .dashboard import DEFAULT_PORT, Dashboard, env_of_run, server
+from .dashboard.sender import require_server
 from .record import Record
 from .report import save_comparison
 
@@ -59,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             case "assets":
                 server.fetch(server.page_folder())
             case "show":
+                require_server(arguments.port)
                 sent = [show(folder, port=arguments.port) for folder in arguments.folders]
                 return 0 if all(sent) else 1
             case "compare":

@@ -21,7 +21,7 @@ from ..history import SCORE
 from ..samples import ValidatedSample, rows_of_interest
 from ..trackers import Tracker
 from . import windows
-from .sender import DEFAULT_PORT, Message, Sender, url_of
+from .sender import DEFAULT_PORT, Message, Sender, port_option, url_of
 from .windows import Points, SampleRows
 
 MAX_POINTS = 2000  # sent of a curve; the server needs 10 ms for them
@@ -204,6 +204,7 @@ class Dashboard(Tracker):
             say(f"dashboard: {url_of(self.port, self.env)}")
             return True
         command = shlex.join(["python", "-m", "utils.visualizer", "show", str(self.folder)])
+        command += port_option(self.port)
         say(f"dashboard: the server did not get everything; send it with: {command}", error=True)
         return False
 

@@ -81,6 +81,24 @@ def url_of(port: int, env: str) -> str:
     return f"http://localhost:{port}/env/{quote(env)}"
 
 
+def port_option(port: int) -> str:
+    """What commands end with if the port is not the default one."""
+    return "" if port == DEFAULT_PORT else f" --port {port}"
+
+
+def require_server(port: int) -> None:
+    """Raise ValueError if nothing listens on the port."""
+    try:
+        Connection(port).close()
+    except Refused:
+        raise ValueError(
+            f"there is no Visdom server on port {port}; start one with: "
+            f"python -m utils.visualizer serve{port_option(port)}"
+        ) from None
+    except Unreachable:
+        pass  # it may answer later
+
+
 class Sender:
     """A daemon thread that sends the newest state of each window to the server.
 
@@ -131,11 +149,10 @@ class Sender:
 
     def _say_lost(self, error: Unreachable) -> None:
         if isinstance(error, Refused):
-            port = "" if self._port == DEFAULT_PORT else f" --port {self._port}"
             text = (
                 f"there is no Visdom server on port {self._port}; training continues. "
-                f"Start one with: python -m utils.visualizer serve{port}; it will show the run at "
-                f"{url_of(self._port, self._env)}"
+                f"Start one with: python -m utils.visualizer serve{port_option(self._port)}; "
+                f"it will show the run at {url_of(self._port, self._env)}"
             )
         else:
             text = f"the server on port {self._port}: {error}; trying on"

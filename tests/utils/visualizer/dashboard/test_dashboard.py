@@ -236,7 +236,10 @@ def test_show_sends_a_run_that_is_over(
     assert "mIoU 0.500" in server.windows(env)["Samples"]["content"]
     assert main(["show", str(folder), str(tmp_path), "--port", str(server.port)]) == 2
     assert "no run in" in said()[-1]
-    assert main(["show", str(folder), "--port", str(free_port())]) == 1
+    port, before = free_port(), len(said())
+    assert main(["show", str(folder), "--port", str(port)]) == 2
+    (line,) = said()[before:]
+    assert line.endswith(f"start one with: python -m utils.visualizer serve --port {port}")
 
 
 def test_environment_of_a_run_is_its_own_and_stays(tmp_path: Path) -> None:
@@ -275,4 +278,4 @@ def test_frozen_server_holds_nobody_up(
         own_server.signal(signal.SIGCONT)
     _, silent, end = said()
     assert "did not answer within 0.5 s; trying on" in silent
-    assert f"python -m utils.visualizer show {tmp_path / 'run'}" in end
+    assert f"visualizer show {tmp_path / 'run'} --port {own_server.port}" in end
