@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from datasets.base import SegmentationDataset
+from utils.utils import IGNORE_INDEX
 from utils.visualizer.pictures import legend, overlay, save_image, side_by_side, text_line
 from utils.visualizer.samples import stacked
 
@@ -39,7 +40,7 @@ def save_contact_sheet(
         side_by_side(tiles[i : i + NUM_COLUMNS], gap=GAP) for i in range(0, len(tiles), NUM_COLUMNS)
     ]
     names, palette = splits[samples[0][0]].class_names, splits[samples[0][0]].palette
-    shown = legend(names, palette, sorted(occurring), rows[0].shape[1])
+    shown = legend(names, palette, sorted(occurring - {IGNORE_INDEX}), rows[0].shape[1])
     save_image(path, stacked([*rows, shown], gap=GAP))
 
 

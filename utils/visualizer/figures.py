@@ -209,12 +209,15 @@ def save_confusion(
     box = (labels / width, labels / height, size[0] / width, size[1] / height)
     axes = figure.add_axes(box)
     bar_axes = figure.add_axes((box[0] + box[2] + 0.2 / width, box[1], 0.2 / width, box[3]))
-    absent = "" if len(rows) == k else f"; {k - len(rows)} of {k} classes do not occur"
+    absent = "" if len(columns) == k else f"; {k - len(columns)} of {k} classes do not occur"
     figure.text(
-        0.15 / width, 1 - 0.3 / height, shortened(title, int(12 * width)), fontsize=10,
+        0.15 / width, 1 - 0.3 / height, shortened(title, int(10 * width)), fontsize=10,
         color=colors.REST, parse_math=False,
     )  # fmt: skip
-    axes.set_title(f"Confusion matrix{absent}", loc="left", fontsize=12, fontweight="bold")
+    figure.text(  # from the left edge: it may be wider than the matrix
+        0.15 / width, 1 - 0.85 / height, f"Confusion matrix{absent}", fontsize=12,
+        fontweight="bold",
+    )  # fmt: skip
     if rows.size:
         shown = axes.imshow(percent, cmap=_heat(), vmin=0, vmax=100, aspect="auto")
         figure.colorbar(shown, cax=bar_axes).set_label("% of the row's pixels", fontsize=10)

@@ -19,6 +19,7 @@ from .colors import WRONG, rgb
 FONT_SIZE = 14
 LINE = 24  # height of a line of text
 GRAY = (118, 118, 118)
+IGNORED = "ignored, in the error map"  # overlays leave these pixels as they are
 ROWS = 16  # mixed at a time, so that their numbers stay in a core's cache
 
 
@@ -82,9 +83,9 @@ def legend(
 ) -> np.ndarray:
     """Color and name of the classes `ids` in lines of `width` pixels: (H, width, 3) uint8.
 
-    255 stands for ignored pixels.
+    255 stands for ignored pixels, which are white in error maps only.
     """
-    names = [fitted("ignored" if i == IGNORE_INDEX else class_names[i], width - 40) for i in ids]
+    names = [fitted(IGNORED if i == IGNORE_INDEX else class_names[i], width - 40) for i in ids]
     places, x, y = [], 0, 0
     for name in names:
         needed = 40 + int(font().getlength(name))

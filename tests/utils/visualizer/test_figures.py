@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from utils.visualizer import SCORE
-from utils.visualizer.figures import save_confusion, save_curves, smooth
+from utils.visualizer.figures import occurring, save_confusion, save_curves, smooth
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -64,6 +64,11 @@ def test_confusion_of_nothing_and_names_with_formula_signs(tmp_path: Path) -> No
     save_confusion(np.zeros((3, 3), np.int64), ["a$b", "$\\frac$", "c"], tmp_path / "c.png")
     assert pixels(tmp_path / "c.png").std() > 1  # it says that there is nothing
     save_confusion(np.eye(2, dtype=np.int64), ["a$b", "\\frac"], tmp_path / "c.png", title="$_{$")
+
+
+def test_a_class_occurs_in_the_ground_truth_or_in_the_predictions() -> None:
+    rows, columns, _ = occurring(np.array([[5, 1, 0], [0, 0, 0], [0, 0, 0]]))
+    assert (rows.tolist(), columns.tolist()) == ([0], [0, 1])
 
 
 def test_confusion_of_another_size_is_refused(tmp_path: Path) -> None:

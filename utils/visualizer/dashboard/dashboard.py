@@ -152,10 +152,7 @@ class Dashboard(Tracker):
             return
         self._scores_before = self._scores
         self._scores = {
-            str(row["class"]): row["IoU"]
-            if row.get("pixels") and row["IoU"] is not None
-            else math.nan
-            for row in rows
+            str(row["class"]): math.nan if row["IoU"] is None else row["IoU"] for row in rows
         }
         facts = self._options.get("run", {})
         colors = dict(zip(facts.get("class_names", []), facts.get("colors", []), strict=False))

@@ -23,7 +23,7 @@ from utils.utils import IGNORE_INDEX
 
 from ..colors import BEST, HEAT, REST, TRAIN, VALIDATION, hex_color
 from ..figures import needs_log, occurring, smooth
-from ..pictures import data_uri
+from ..pictures import IGNORED, data_uri
 from ..samples import ValidatedSample, panels, rows_of_interest
 from .sender import Message
 
@@ -247,7 +247,7 @@ def samples(
     shown = rows_of_interest(found)
     ids = set().union(*(np.unique([s.target, s.prediction]).tolist() for s in shown))
     legend = [(class_names[i], hex_color(palette[i])) for i in sorted(ids - {IGNORE_INDEX})]
-    legend += [("not labeled", "#ffffff")] * any((s.target == IGNORE_INDEX).any() for s in shown)
+    legend += [(IGNORED, "#ffffff")] * any((s.target == IGNORE_INDEX).any() for s in shown)
     scores = [s.miou for s in shown if math.isfinite(s.miou)]
     values = {
         "step": step,
@@ -260,7 +260,7 @@ def samples(
     }
     window = page("Samples", values)
     # In the legend, a name takes about 7 pixels a character, and its color 36.
-    lines = math.ceil(sum(7 * len(name) + 36 for name in [*class_names, "not labeled"]) / 1500)
+    lines = math.ceil(sum(7 * len(name) + 36 for name in [*class_names, IGNORED]) / 1500)
     window["opts"]["height"] += 18 * min(lines, 3) + rows.number * (rows.height + 24)
     return window
 

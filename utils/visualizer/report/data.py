@@ -124,12 +124,12 @@ def _class_rows(record: Record, step: int, before: int | None) -> list[dict[str,
 
 
 def _iou(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """The IoU of each class that occurs; None where it is not defined."""
+    """The IoU of each class in the ground truth; None where it is not defined."""
     return {str(row.get("class")): row.get("IoU") for row in rows if row.get("pixels")}
 
 
 def last_iou(record: Record) -> dict[str, float | None]:
-    """The IoU of each class that occurs in the last validation."""
+    """The IoU of each class in the ground truth of the last validation."""
     lines = list(tables(record.history, "classes").values())
     return _iou(lines[-1]["rows"]) if lines else {}
 

@@ -42,6 +42,8 @@ function sortable(table, columns, rows, order) {
 const plain = digits => (cell, value) => { cell.textContent = digits === 0 && value !== null ? whole(value) : number(value, digits); };
 const order = { key: "iou", down: true };
 
+const occurs = row => row.pixels || row.iou !== null;  // in the ground truth or in the predictions
+
 function classTable(validation) {
   const columns = [
     ["class", "name", (cell, value, row) => { cell.className = "name"; cell.title = value; element(cell, "i", { class: "swatch" }).style.background = row.color; cell.append(value); }],
@@ -50,8 +52,8 @@ function classTable(validation) {
     ["change", "change", (cell, value) => { cell.textContent = value === null ? "" : (value < 0 ? "−" : "+") + Math.abs(value).toFixed(3); cell.className = value < 0 ? "loss" : "gain"; }],
     ["precision", "precision", plain(3)], ["recall", "recall", plain(3)], ["pixels", "pixels", plain(0)],
   ];
-  sortable($("classes"), columns, validation.classes.filter(row => row.pixels), order);
-  const absent = validation.classes.filter(row => !row.pixels).map(row => row.name);
+  sortable($("classes"), columns, validation.classes.filter(occurs), order);
+  const absent = validation.classes.filter(row => !occurs(row)).map(row => row.name);
   $("absent").textContent = absent.length ? `${absent.length} absent` : "";
   $("absent").title = absent.join(", ");
 }

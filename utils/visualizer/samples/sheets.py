@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from utils.utils import IGNORE_INDEX
+
 from ..pictures import LINE, error_map, legend, overlay, side_by_side, text_line
 from .selection import ValidatedSample
 
@@ -58,7 +60,7 @@ def batch_sheet(
         pairs.append(side_by_side([image, overlay(image, ids, palette, alpha=ALPHA)]))
     each = max(1, min(4, 1600 // pairs[0].shape[1]))
     rows = [side_by_side(pairs[i : i + each], gap=3 * GAP) for i in range(0, len(pairs), each)]
-    found = np.unique(labels[:16]).tolist()
+    found = np.setdiff1d(labels[:16], IGNORE_INDEX).tolist()
     return stacked([legend(class_names, palette, found, rows[0].shape[1]), *rows])
 
 
