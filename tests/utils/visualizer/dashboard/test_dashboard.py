@@ -50,7 +50,7 @@ def tell(tracker: Any, step: int = 20, *, score: float = 0.5) -> None:
     tracker.scalars(step, {SCORE: score, "Overall Acc": 0.75, "validation loss": 1.5})
     rows = [
         {"class": "road", "IoU": score, "pixels": 7},
-        {"class": NASTY, "IoU": 0.25, "pixels": 5},
+        {"class": NASTY, "IoU": 0.25, "pixels": 0},  # it is predicted, so it is not absent
         {"class": "never seen", "IoU": float("nan"), "pixels": 0},
     ]
     tracker.table("classes", step, rows)
@@ -79,7 +79,9 @@ def has_all(server: Server, env: str) -> bool:
 
 def test_everything_a_training_shows_is_in_the_server(server: Server, tmp_path: Path) -> None:
     tracker = dashboard(server, "run/1", tmp_path)
-    facts = {"changed_options": ["lr"], "class_names": NAMES, "colors": ["#c81e3c", "#1478dc"]}
+    facts: dict[str, Any] = {"changed_options": ["lr"], "class_names": NAMES}
+    facts["colors"] = ["#c81e3c", "#1478dc"]
+    facts["resume_command"] = "python main.py --continue_training"
     options = {"lr": 0.1, "total_itrs": 30, "data_root": "<script>", "run": facts}
     tracker.text("options", {"command": "python main.py", **options})
     tell(tracker)
@@ -109,7 +111,9 @@ def test_everything_a_training_shows_is_in_the_server(server: Server, tmp_path: 
     assert (
         ">finished<" in windows["Status"]["content"] and "30 / 30" in windows["Status"]["content"]
     )
-    assert "&lt;script&gt;" in windows["Options"]["content"]
+    options_page = windows["Options"]["content"]
+    assert "&lt;script&gt;" in options_page
+    assert options_page.index("--continue_training") < options_page.index("Options that differ")
     samples = windows["Samples"]["content"]
     assert "&lt;img src=x" in samples and "mIoU 0.500, 10.0 % wrong" in samples
     source = samples.split("data:image/jpeg;base64,")[3].split('"')[0]  # the prediction

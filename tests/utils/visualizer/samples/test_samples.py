@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from utils.visualizer.pictures import legend
 from utils.visualizer.samples.files import delete_samples, load_samples, save_samples
 from utils.visualizer.samples.selection import (
     SampleSelection,
@@ -172,6 +173,8 @@ def test_a_batch_is_pairs_of_image_and_labels_under_a_legend() -> None:
     sheet = batch_sheet(images, labels, ["a", "b"], PALETTE)
     pair = 2 * 260 + 6
     assert sheet.shape == (8 + 24 + 8 + 6 * (130 + 8), 3 * pair + 2 * 24 + 2 * 8, 3)  # 16 pairs
-    assert (sheet[40 + 60, 8 + 300] == 200).all()  # ignored pixels show the image
+    assert (sheet[40 + 60, 8 + 300] == 200).all()  # ignored pixels show the image,
+    strip = legend(["a", "b"], PALETTE, [0], 3 * pair + 2 * 24)
+    assert (sheet[8:32, 8:-8] == strip).all()  # and are not in the legend
     mixed = np.rint(0.4 * 200 + 0.6 * PALETTE[0])
     assert (sheet[40 + 60, 8 + pair + 24 + 300] == mixed).all()
