@@ -183,7 +183,8 @@ def test_mutated_files_are_refused_or_read(
                 assert outcome == "refused", f"{name}: {text}"
         assert here.poll(PATIENCE)
         grown = int(here.recv()[1])
-        assert grown < 1000, f"{grown} MiB; Pillow's limit is 179 million pixels of 4 bytes"
+        # Twice Pillow's limit, 179 million pixels of 4 bytes, and the stacks of OpenCV's threads.
+        assert grown < 2000, f"{grown} MiB"
     finally:
         reader.kill()
         reader.join()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -66,23 +66,29 @@ def new_rng() -> Rng:
 
 def call(transform: AnyTransform, image: Any, label: Any, rng: Rng) -> tuple[Any, Any]:
     """`transform(image, label)`, with `rng` if it has a parameter of that name."""
-    return transform(image, label, rng=rng) if _takes_rng(transform) else transform(image, label)
+    if isinstance(transform, JointTransform) or "rng" in _parameters(transform):
+        return transform(image, label, rng=rng)
+    return transform(image, label)
 
 
 def takes_pictures(transform: AnyTransform) -> bool:
-    """Whether it asks for PIL pictures: without a parameter `rng` it does, as the predecessor's."""
+    """Whether it asks for PIL pictures, as the predecessor's transforms do.
+
+    It asks for arrays with a parameter `rng`, or with `np.ndarray` as the type of its image.
+    """
     if isinstance(transform, JointTransform):
         return transform.takes_pictures
-    return not _takes_rng(transform)
+    parameters = _parameters(transform)
+    image = next(iter(parameters.values()), None)
+    wants_array = image is not None and "ndarray" in str(image.annotation)
+    return "rng" not in parameters and not wants_array
 
 
-def _takes_rng(transform: AnyTransform) -> bool:
-    if isinstance(transform, JointTransform):
-        return True
+def _parameters(transform: AnyTransform) -> Mapping[str, inspect.Parameter]:
     try:
-        return "rng" in inspect.signature(getattr(transform, "forward", transform)).parameters
+        return inspect.signature(getattr(transform, "forward", transform)).parameters
     except (TypeError, ValueError, NameError):  # some functions written in C do not tell
-        return False
+        return {}
 
 
 def _as_array(picture: Any, *, is_image: bool) -> Any:
