@@ -4,14 +4,15 @@ import json
 import sys
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import torch
 from PIL import Image
 
 from network import create_model, export, load_checkpoint
 from network.pretrained import read_file
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
 
 # One model of every family; the smallest are not slow.
 FAMILIES = ["mobilenet", "resnet18", "xception", "xception41", "hrnetv2_18_small", "res2net50d"]

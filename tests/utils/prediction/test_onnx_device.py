@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from PIL import Image
@@ -13,6 +12,9 @@ from PIL import Image
 import predict
 from datasets.voc import VOCSegmentation
 from network import create_model, export
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
 
 
 @pytest.fixture(scope="module")

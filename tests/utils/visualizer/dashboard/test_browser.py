@@ -128,7 +128,8 @@ def test_open_page_goes_on_after_trouble(
 ) -> None:
     tracker = Dashboard("trouble", folder=tmp_path, port=page_server.port)
     tell(tracker)
-    assert look(browser, page_server, "trouble")["Loss"]["train"] == 2
+    look(browser, page_server, "trouble")
+    browser.wait_for(lambda: browser.run(LOOK)["Loss"]["train"] == 2)
     if trouble == "killed":
         page_server.stop()
         tracker.scalars(21, {"loss": 1.0})
